@@ -1,0 +1,373 @@
+"""Configuration: one TOML file, overridden by SHOAL_* variables, then by flags. Read once, frozen.
+
+    [section]            SHOAL_SECTION_KEY=...        --set section.key=...
+    key = value
+
+Unknown keys are refused with the nearest known one. Secrets come only from environment variables or from
+files named by a `*_file` key; they are never printed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from .ports import ConfigError
+
+_MS_HOUR, _MS_DAY = 3_600_000, 86_400_000
+
+
+class Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+def _d(text: str, **limits: Any) -> Meta:
+    return Meta(description=text, **limits)
+
+
+class Horizon(Frozen):
+    """One sliding window: the last `tiles` tiles that together span `window_ms`."""
+
+    name: str
+    window_ms: Annotated[int, Meta(ge=1000)]
+    tiles: Annotated[int, Meta(ge=1, le=1024)]
+
+
+class Input(Frozen):
+    field_map: Annotated[
+        dict[str, str], _d("contract field -> dotted path in your events, e.g. event_time = 'ts'")
+    ] = {}
+    type_map: Annotated[dict[str, str], _d("your event type -> contract type, e.g. order = 'purchase'")] = {}
+    constants: Annotated[dict[str, str], _d("contract field -> value where the event has none")] = {}
+    time_unit: Annotated[
+        Literal["ms", "s", "us"], _d("unit of numeric event times; RFC 3339 text is always read")
+    ] = "ms"
+    convention: Annotated[
+        Literal["shoal", "segment", "ga4"], _d("event convention that is turned into the contract's")
+    ] = "shoal"
+    value_max_bytes: Annotated[int, _d("larger records are rejected (size)", ge=256, le=1 << 24)] = 65_536
+    money_max: Annotated[float, _d("values beyond this are clamped and counted", gt=0, le=1e12)] = 1e7
+
+
+class Time(Frozen):
+    lateness_ms: Annotated[int, _d("how far behind the newest event the watermark stays", ge=0)] = _MS_HOUR
+    future_skew_ms: Annotated[
+        int, _d("event times beyond the wall clock by more than this are clamped", ge=0)
+    ] = 300_000
+    idle_step_ms: Annotated[
+        int, _d("with no input, an empty step this often lets windows move", ge=100)
+    ] = 10_000
+
+
+class Features(Frozen):
+    horizons: Annotated[
+        tuple[Horizon, ...], _d("sliding windows, shortest first; each a name, a span and its tiles")
+    ] = (
+        Horizon(name="1h", window_ms=_MS_HOUR, tiles=6),
+        Horizon(name="1d", window_ms=_MS_DAY, tiles=6),
+        Horizon(name="7d", window_ms=7 * _MS_DAY, tiles=7),
+        Horizon(name="30d", window_ms=30 * _MS_DAY, tiles=6),
+    )
+    interest_dim: Annotated[int, _d("dimensions of the interest family; 0 leaves it out", ge=0, le=512)] = 32
+    interest_half_life_ms: Annotated[int, _d("age at which a touch counts half", ge=60_000)] = 14 * _MS_DAY
+    interest_weight: Annotated[
+        float, _d("weight of the interest family against the activity family", ge=0, le=100)
+    ] = 1.0
+    clip: Annotated[float, _d("scaled features are clipped to +- this many deviations", gt=0, le=100)] = 4.0
+    users_max: Annotated[
+        int, _d("users kept; the longest silent ones leave first", ge=16, le=50_000_000)
+    ] = 200_000
+    dedup_max: Annotated[
+        int, _d("event ids remembered; the oldest are forgotten first", ge=1024, le=1 << 30)
+    ] = 1 << 20
+    sweep_rows_max: Annotated[
+        int, _d("silent users re-scored per step at most", ge=0, le=1_000_000)
+    ] = 1024
+    seed: Annotated[int, _d("seed of the item projection", ge=0)] = 1
+
+
+class Encoder(Frozen):
+    kind: Annotated[
+        Literal["autoencoder", "linear", "identity"], _d("what turns a feature row into an embedding")
+    ] = "autoencoder"
+    dim: Annotated[int, _d("dimensions of the embedding (identity: the row's own)", ge=1, le=1024)] = 16
+    hidden: Annotated[int, _d("hidden units of the autoencoder", ge=1, le=8192)] = 64
+    learning_rate: Annotated[float, _d("Adam step of the autoencoder", gt=0, le=1)] = 1e-3
+    batch: Annotated[int, _d("rows per gradient step, half of them replayed", ge=2, le=65_536)] = 256
+    replay_rows: Annotated[
+        int, _d("rows in the replay reservoir, so that it does not forget", ge=16, le=1 << 22)
+    ] = 2048
+    publish_every_rows: Annotated[
+        int, _d("learned rows between two attempts to publish new weights", ge=1)
+    ] = 20_000
+    churn_budget: Annotated[
+        float, _d("a publication that would move a larger share of users is refused", ge=0, le=1)
+    ] = 0.05
+    seed: Annotated[int, _d("seed of the weights and of the reservoir", ge=0)] = 1
+
+
+class Segmenter(Frozen):
+    backend: Annotated[
+        Literal["shoal", "river"], _d("compiled kernel, or river.cluster.KMeans itself (slow)")
+    ] = "shoal"
+    segments: Annotated[int, _d("number of centres", ge=1, le=4096)] = 8
+    step: Annotated[
+        float, _d("River's `halflife`: the share of the gap a centre moves per row", gt=0, lt=1)
+    ] = 0.02
+    warmup_rows: Annotated[
+        int, _d("rows buffered before the centres are seeded by k-means++", ge=1, le=1 << 20)
+    ] = 2048
+    warmup_ms: Annotated[
+        int, _d("stream time after which the centres are seeded with fewer rows", ge=0)
+    ] = _MS_DAY
+    seed: Annotated[int, _d("seed of k-means++", ge=0)] = 1
+
+
+class Membership(Frozen):
+    margin: Annotated[
+        float, _d("a new centre must be nearer by this share of the distance to count", ge=0, lt=1)
+    ] = 0.1
+    confirmations: Annotated[
+        int, _d("scorings in a row that must agree before a user moves", ge=1, le=100)
+    ] = 2
+    dwell_ms: Annotated[int, _d("a user stays at least this long in a segment (stream time)", ge=0)] = 0
+    catalog_every_rows: Annotated[int, _d("learned rows between two catalog updates", ge=1)] = 50_000
+
+
+class Engine(Frozen):
+    step_records_max: Annotated[int, _d("records in one step at most", ge=1, le=1_000_000)] = 8192
+    step_bytes_max: Annotated[int, _d("output bytes in flight per step at most", ge=1 << 16)] = 64 << 20
+    poll_timeout_s: Annotated[float, _d("longest wait for input before looking round", gt=0, le=60)] = 0.1
+    state_dir: Annotated[str, _d("folder of the snapshots; empty: none are kept")] = ""
+    snapshot_every_steps: Annotated[int, _d("steps between two snapshots", ge=1)] = 200
+    snapshots_kept: Annotated[int, _d("older snapshots are removed", ge=1, le=1000)] = 3
+
+
+class Kafka(Frozen):
+    bootstrap_servers: Annotated[str, _d("brokers, host:port separated by commas")] = "127.0.0.1:9092"
+    events_topic: Annotated[str, _d("input topic, without the prefix")] = "behavior.events"
+    topic_prefix: Annotated[str, _d("put before every topic name")] = ""
+    group_id: Annotated[str, _d("consumer group; one engine of a group works at a time")] = "shoal"
+    transactional_id: Annotated[str, _d("empty: `shoal-` + group id; the newest engine fences the others")] = ""
+    create_topics: Annotated[bool, _d("create missing topics instead of refusing to start")] = False
+    partitions: Annotated[int, _d("partitions of created topics (the manifest always has one)", ge=1)] = 4
+    replication_factor: Annotated[int, _d("replication of created topics", ge=1, le=15)] = 1
+    security_protocol: Annotated[
+        Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"], _d("how to speak to the brokers")
+    ] = "PLAINTEXT"
+    sasl_mechanism: Annotated[str, _d("PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512")] = ""
+    sasl_username: Annotated[str, _d("user name for SASL")] = ""
+    sasl_password_file: Annotated[
+        str, _d("file that holds the SASL password; or SHOAL_KAFKA_SASL_PASSWORD in the environment")
+    ] = ""
+    ssl_cafile: Annotated[str, _d("certificate authority file")] = ""
+    ssl_certfile: Annotated[str, _d("client certificate file")] = ""
+    ssl_keyfile: Annotated[str, _d("client key file")] = ""
+    transaction_timeout_ms: Annotated[int, _d("the broker aborts a step's transaction after this", ge=1000)] = (
+        60_000
+    )
+    delivery_timeout_ms: Annotated[int, _d("a record not delivered by then ends the process", ge=1000)] = 30_000
+    session_timeout_ms: Annotated[int, _d("the group gives up a silent engine after this", ge=1000)] = 10_000
+    broker_wait_s: Annotated[float, _d("how long an absent broker is waited for", ge=0)] = 120.0
+
+
+class Http(Frozen):
+    host: Annotated[str, _d("address of /metrics, /healthz and /readyz; loopback unless configured")] = (
+        "127.0.0.1"
+    )
+    port: Annotated[int, _d("0: no HTTP server", ge=0, le=65_535)] = 9108
+
+
+class Config(Frozen):
+    """The whole configuration; every key has its unit in its name and its reason in its description."""
+
+    input: Input = Input()
+    time: Time = Time()
+    features: Features = Features()
+    encoder: Encoder = Encoder()
+    segmenter: Segmenter = Segmenter()
+    membership: Membership = Membership()
+    engine: Engine = Engine()
+    kafka: Kafka = Kafka()
+    http: Http = Http()
+
+    def pure_hash(self) -> str:
+        """Hash of what the pipeline's output depends on; where things are deployed is left out."""
+        pure = {name: getattr(self, name) for name in PURE_SECTIONS}
+        return hashlib.blake2b(msgspec.json.encode(pure, order="sorted"), digest_size=16).hexdigest()
+
+
+PURE_SECTIONS = ("input", "time", "features", "encoder", "segmenter", "membership")
+SECTIONS: Mapping[str, type[Frozen]] = {
+    name: hint for name, hint in get_type_hints(Config).items() if name in Config.__struct_fields__
+}
+
+
+class Key(msgspec.Struct, frozen=True):
+    """One configuration key, for the documentation, `shoal doctor` and the tests."""
+
+    section: str
+    name: str
+    default: Any
+    text: str
+
+    @property
+    def path(self) -> str:
+        return f"{self.section}.{self.name}"
+
+    @property
+    def variable(self) -> str:
+        return f"SHOAL_{self.section}_{self.name}".upper()
+
+
+def keys() -> list[Key]:
+    """Every configuration key with its default and its reason, in the order of the file."""
+    found = []
+    for section, struct in SECTIONS.items():
+        default = struct()
+        for name, hint in get_type_hints(struct, include_extras=True).items():
+            if name in struct.__struct_fields__:
+                found.append(Key(section, name, getattr(default, name), _description(hint)))
+    return found
+
+
+def _description(hint: Any) -> str:
+    if get_origin(hint) is Annotated:
+        for extra in get_args(hint)[1:]:
+            if isinstance(extra, Meta) and extra.description:
+                return extra.description
+    return ""
+
+
+def load(
+    path: Path | None = None,
+    overrides: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+) -> Config:
+    """The configuration from file, environment and `section.key=value` overrides, in rising priority.
+
+    Raises ConfigError: what, where, got, wanted, next.
+    """
+    tree: dict[str, dict[str, Any]] = {}
+    if path is not None:
+        tree = _read_toml(path)
+        for section, body in tree.items():
+            _check_section(section, str(path))
+            if not isinstance(body, dict):
+                raise ConfigError(f"{path}: [{section}] must be a table of keys, got {body!r}")
+            for key in body:
+                _check_key(section, key, str(path))
+    for variable, text in sorted((os.environ if environ is None else environ).items()):
+        if (key_path := _VARIABLES.get(variable)) is not None:
+            _put(tree, *key_path, text, variable)
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        section, dot, key = name.strip().partition(".")
+        if not equals or not dot:
+            raise ConfigError(f"--set {override!r}: wanted section.key=value, e.g. segmenter.segments=12")
+        _check_section(section, "--set")
+        _check_key(section, key, "--set")
+        _put(tree, section, key, text.strip(), f"--set {name}")
+    try:
+        config = msgspec.convert(tree, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path or 'configuration'}: {error}. See `shoal doctor --keys`.") from None
+    _check_together(config)
+    return config
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); name a file with --config") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+
+
+def _check_section(section: str, where: str) -> None:
+    if section not in SECTIONS:
+        raise ConfigError(f"{where}: unknown section [{section}]; {_nearest(section, list(SECTIONS))}")
+
+
+def _check_key(section: str, key: str, where: str) -> None:
+    fields = SECTIONS[section].__struct_fields__
+    if key not in fields:
+        raise ConfigError(f"{where}: unknown key {key!r} in [{section}]; {_nearest(key, fields)}")
+
+
+def _put(tree: dict[str, dict[str, Any]], section: str, key: str, text: str, where: str) -> None:
+    kind = type(getattr(SECTIONS[section](), key))
+    value: Any = text
+    try:
+        if kind is bool:
+            value = {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        elif kind in (int, float):
+            value = kind(text.replace("_", ""))
+        elif kind in (dict, tuple):
+            value = tomllib.loads(f"value = {text}")["value"]
+    except (ValueError, KeyError, tomllib.TOMLDecodeError):
+        raise ConfigError(f"{where}: got {text!r}, wanted a {kind.__name__}") from None
+    tree.setdefault(section, {})[key] = value
+
+
+def _check_together(config: Config) -> None:
+    """What no single key can know."""
+    horizons = config.features.horizons
+    if not horizons:
+        raise ConfigError("features.horizons: at least one sliding window is needed")
+    if [h.window_ms for h in horizons] != sorted({h.window_ms for h in horizons}):
+        raise ConfigError("features.horizons: spans must be different, shortest first")
+    if len({h.name for h in horizons}) != len(horizons):
+        raise ConfigError("features.horizons: two windows have the same name")
+    for horizon in horizons:
+        if horizon.window_ms % horizon.tiles:
+            raise ConfigError(
+                f"features.horizons: {horizon.name}: {horizon.window_ms} ms is not a multiple of "
+                f"{horizon.tiles} tiles; choose a span that the tiles divide"
+            )
+    if config.engine.step_records_max > config.features.users_max:
+        raise ConfigError(
+            f"engine.step_records_max = {config.engine.step_records_max} is larger than features.users_max = "
+            f"{config.features.users_max}: one step could touch more users than can be kept"
+        )
+    if config.segmenter.warmup_rows < config.segmenter.segments:
+        raise ConfigError(
+            f"segmenter.warmup_rows = {config.segmenter.warmup_rows} is less than segmenter.segments = "
+            f"{config.segmenter.segments}: every centre needs a row to start from"
+        )
+
+
+_VARIABLES = {key.variable: (key.section, key.name) for key in keys()}
+SECRET_VARIABLES = ("SHOAL_KAFKA_SASL_PASSWORD",)
+
+
+def describe(config: Config) -> str:
+    """The configuration as TOML-like lines, without secrets, for the log at start."""
+    lines = []
+    for section in SECTIONS:
+        body = msgspec.to_builtins(getattr(config, section))
+        lines += [f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in body.items()), ""]
+    return "\n".join(lines)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        inner = ", ".join(f"{k if k.isidentifier() else repr(k)} = {_toml(v)}" for k, v in value.items())
+        return "{" + inner + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml(v) for v in value) + "]"
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,213 @@
+"""The whole of Shoal between decoding and sinks: one pure step.
+
+    records -> events -> user slots -> windows -> rows x -> embeddings z -> segments -> changes
+
+Everything here is a function of (state, step): no clock, no global randomness, no environment, no logging,
+no I/O (`tests/test_purity.py` holds that). Each touched user is scored once per step and then learned from
+once, however many events it sent; the models are read-only while a step is scored.
+
+A step scores m = t + s users: the t touched ones first, then the s silent ones whose windows moved. Row i of
+`scored.slots`, `scored.x` and `scored.z` speaks of the same user.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .admission import Admission, Admitted
+from .attribution import Attribution
+from .catalog import Catalog
+from .changes import Narrator
+from .clock import Clock
+from .config import Config
+from .digest import Chain, content_hash, output_hash
+from .events import F32, I32, Counts, Events, Manifest, Output, Reject, Scored, Step
+from .features import Features
+from .manifest import encode_manifest
+from .membership import Membership, Moves
+from .ports import Probe, Publication, Publisher, Segmenter, State, no_probe
+from .users import Users
+from .warmup import Warmup
+from .wire import Decoder
+
+
+class Pipeline:
+    """step(step) -> Output; owns all state. The same state and step give the same bytes, anywhere."""
+
+    def __init__(
+        self, config: Config, publisher: Publisher, segmenter: Segmenter, probe: Probe = no_probe
+    ) -> None:
+        self.config_hash = config.pure_hash()
+        self.probe = probe
+        self.decoder = Decoder(config.input)
+        self.clock = Clock(config.time)
+        self.admission = Admission(config.features)
+        self.users = Users(config.features)
+        self.features = Features(config.features)
+        self.warmup = Warmup(config.segmenter)
+        self.publisher = publisher
+        self.segmenter = segmenter
+        self.membership = Membership(config.membership, config.features.users_max, segmenter.k)
+        self.attribution = Attribution(config.features.users_max, publisher.d_out)
+        self.catalog = Catalog(config.membership, segmenter.k, self.features.names)
+        self.narrator = Narrator(self)
+        self.chain = Chain(self.config_hash)
+
+    def step(self, step: Step) -> Output:
+        self.narrator.begin(step)
+        with self.probe("decode"):
+            decoded, rejects = self.decoder.decode(step.records)
+        with self.probe("admit"):
+            clocked = self.clock.advance(decoded.time_ms, step.as_of_ms)
+            admitted = self.admission.admit(decoded, clocked, self.clock.now_ms)
+            events = admitted.events
+        with self.probe("windows"):
+            self._release(self.users.leaving(events.users, self.clock.watermark_ms), step)
+            slots = self.users.touch(events)  # (n,) one slot per event
+            self.features.update(slots, events)
+            touched = np.unique(slots)  # (t,) each user once, however many events it sent
+        with self.probe("rows"):
+            raw = self.features.rows(touched, self.users, self.clock.now_ms)  # (t, d)
+            started = self._warm_start(raw, step)
+            scored = self._rows(touched, raw, everybody=started or step.closing)  # (m, ...)
+        with self.probe("score"):
+            moves = self._decide(scored, step)
+            self.narrator.moved(moves, scored, events, slots)
+        with self.probe("learn"):
+            publication = self._learn(scored)
+            self.catalog.learn(self.membership.centre, slots, events, scored)
+        with self.probe("changes"):
+            self.narrator.profiles(force=started or step.closing)
+            self.narrator.rejected(rejects)
+            counts = count(step, decoded, admitted, rejects)
+            return self._sign(step, counts, scored, moves, publication)
+
+    # --- the stages that are more than one call ----------------------------------------------------------
+
+    def _release(self, gone: I32, step: Step) -> None:
+        """Say farewell to users whose windows are empty, or who make room for others; forget their state."""
+        if len(gone):
+            self.narrator.left(self.membership.leave(gone, step.number))
+            for part in (self.features, self.membership, self.attribution):
+                part.clear(gone)
+            self.users.release(gone)
+
+    def _warm_start(self, raw: F32, step: Step) -> bool:
+        """Start scaling, encoder and centres together from the warm-up buffer, once it is full."""
+        if self.warmup.done:
+            return False
+        buffer = self.warmup.offer(raw, self.clock.now_ms, step.closing)
+        if buffer is None:
+            return False
+        self.features.learn(buffer)
+        x = self.features.scale(buffer)  # (w, d)
+        self.publisher.warm(x)
+        self.segmenter.seed(self.publisher.encode(x))
+        self.narrator.born(self.membership.begin(self.clock.now_ms))
+        return True
+
+    def _rows(self, touched: I32, raw: F32, everybody: bool) -> Scored:
+        """The users this step scores: the touched ones and silent ones whose windows moved."""
+        if not self.warmup.done:
+            return Scored.none(self.features.d, self.publisher.d_out, self.segmenter.k)
+        silent = self.users.silent(touched, self.features, self.clock.now_ms, everybody)
+        raw = np.concatenate([raw, self.features.rows(silent, self.users, self.clock.now_ms)])  # (m, d)
+        x = self.features.scale(raw)  # (m, d)
+        z = self.publisher.encode(x)  # (m, d) -> (m, e)
+        nearest, distances = self.segmenter.score(z)  # (m,), (m, k)
+        return Scored(np.concatenate([touched, silent]), len(touched), raw, x, z, nearest, distances)
+
+    def _decide(self, scored: Scored, step: Step) -> Moves:
+        return self.membership.decide(
+            scored, self.users.events_seen[scored.slots], self.clock.now_ms, step.number
+        )
+
+    def _learn(self, scored: Scored) -> Publication | None:
+        """After scoring, never before: touched users only, once each, in slot order."""
+        self.attribution.remember(scored, self.publisher.version)
+        t = scored.touched
+        if not t:
+            return None
+        self.segmenter.learn(scored.z[:t])
+        self.features.learn(scored.raw[:t])
+        return self.publisher.learn(scored.x[:t], self.segmenter)
+
+    def _sign(
+        self, step: Step, counts: Counts, scored: Scored, moves: Moves, publication: Publication | None
+    ) -> Output:
+        """Chain the hashes and write the manifest: with the input log, enough to compute this step again."""
+        chain = self.chain
+        records = self.narrator.end()
+        state_hash = chain.link(
+            scored.slots, scored.x, scored.z, moves.slot, moves.after,
+            self.segmenter.centres, self.features.fingerprint(), self.publisher.fingerprint(),
+            str(self.clock.now_ms).encode(),
+        )  # fmt: skip
+        manifest = Manifest(
+            step=step.number,
+            ranges=step.ranges,
+            as_of_ms=step.as_of_ms,
+            closing=step.closing,
+            config_hash=self.config_hash,
+            versions=self.versions(),
+            watermark_ms=self.clock.watermark_ms,
+            counts=counts,
+            previous_hash=chain.manifest_hash,
+            output_hash=output_hash(records),
+            state_hash=state_hash,
+        )
+        chain.manifest_hash = content_hash(encode_manifest(manifest))
+        chain.step = step.number
+        return Output(step.number, records, manifest, counts, self._gauges(moves, publication))
+
+    # --- what others may ask -----------------------------------------------------------------------------
+
+    def versions(self) -> dict[str, str | int]:
+        return {
+            "features": self.features.version,
+            "encoder": self.publisher.version,
+            "segmenter": self.segmenter.version,
+        }
+
+    def _gauges(self, moves: Moves, publication: Publication | None) -> dict[str, object]:
+        return {
+            "now_ms": self.clock.now_ms,
+            "watermark_ms": self.clock.watermark_ms,
+            "users": len(self.users),
+            "sizes": self.membership.sizes(),
+            "changes": self.narrator.changes_by_reason(),
+            "loss": self.publisher.loss,
+            "encoder_version": self.publisher.version,
+            "publication": publication,
+        }
+
+    def snapshot(self) -> State:
+        return {name: getattr(self, name).snapshot() for name in STATEFUL}
+
+    def restore(self, state: State) -> None:
+        """Continue as if nothing had happened since `snapshot`."""
+        for name in STATEFUL:
+            getattr(self, name).restore(state[name])
+
+
+STATEFUL = (
+    "clock", "admission", "users", "features", "warmup", "publisher", "segmenter",
+    "membership", "attribution", "catalog", "chain",
+)  # fmt: skip
+
+
+def count(step: Step, decoded: Events, admitted: Admitted, rejects: list[Reject]) -> Counts:
+    """Every record of the step in exactly one of accepted, duplicates, late, rejected."""
+    reasons = [reject.reason.value for reject in rejects]
+    counts = Counts(
+        records=len(step.records),
+        accepted=len(admitted.events),
+        duplicates=admitted.duplicates,
+        late=admitted.late,
+        rejected={reason: reasons.count(reason) for reason in sorted(set(reasons))},
+        future=admitted.future,
+        clamped=decoded.clamped,
+        by_type=admitted.by_type(),
+    )
+    assert counts.balanced(), f"coverage: {counts.records} records, but {counts}"
+    return counts

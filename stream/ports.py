@@ -1,0 +1,243 @@
+"""Ports: what the trunk asks of the world, and of its own exchangeable parts.
+
+Source, Sink and Store are the shell's; Encoder and Segmenter are plug-ins of the pure half. Adapters are
+plain classes; the wiring is in `wiring.py` and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+from .events import F32, F64, I32, Manifest, Output, Range, Records
+
+State = dict[str, Any]
+"""A part's state: nested dicts of numpy arrays, bytes, str, int, float, bool, None and lists of these.
+
+Array dtypes survive exactly. A list of user names is allowed (it is stored as one array). No pickle.
+"""
+
+
+# --- the pure half's exchangeable parts ---------------------------------------------------------------
+
+
+class Encoder(Protocol):
+    """Rows -> embeddings. Two copies of the weights: the serving one encodes, the learning one learns.
+
+    Nothing that `encode` returns changes until `publish` is called, so centres never go stale by surprise.
+    """
+
+    name: str
+    d_in: int
+    d_out: int
+    version: int  # of the serving copy; 0 before the first publication
+
+    def encode(self, x: F32) -> F32: ...  # (n, d_in) -> (n, d_out), serving copy
+    def encode_candidate(self, x: F32) -> F32: ...  # (n, d_in) -> (n, d_out), learning copy
+    def learn(self, x: F32) -> float: ...  # (n, d_in) -> mean loss of this call; learning copy only
+    def publish(self) -> int: ...  # learning copy -> serving copy; the new version
+    def snapshot(self) -> State: ...
+    def restore(self, state: State) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """An attempt to let new encoder weights serve: weights and centres change together, or not at all."""
+
+    version: int  # the version that serves afterwards
+    published: bool  # False: it would have moved more users than `encoder.churn_budget`
+    churn: float  # share of the reservoir whose nearest centre would change, 0..1
+
+
+class Publisher(Protocol):
+    """An encoder together with its replay reservoir and the rule for when new weights may serve."""
+
+    version: int  # of the serving weights; 0 before `warm`
+    d_out: int
+    loss: float  # of the latest learning; 0.0 before
+    reservoir: F32  # (r, d_in) sample of the rows learned so far, r <= encoder.replay_rows
+
+    def encode(self, x: F32) -> F32: ...  # (n, d_in) -> (n, d_out), serving copy
+    def encode_previous(self, x: F32) -> F32 | None: ...  # with the version served before this one, if any
+    def warm(self, x: F32) -> None: ...  # (n, d_in): first training on the warm-up buffer; serves version 1
+    def learn(self, x: F32, segmenter: Segmenter) -> Publication | None:
+        """Learn from rows already scored; when due, try to publish: re-encode the reservoir, carry the
+        centres over (`segmenter.carry`), within the churn budget. None when no attempt was due."""
+
+    def fingerprint(self) -> bytes: ...  # of everything later steps depend on, cheap enough for every step
+    def snapshot(self) -> State: ...
+    def restore(self, state: State) -> None: ...
+
+
+class Segmenter(Protocol):
+    """Embeddings -> centres. `score` reads, `learn` moves; nobody else touches the centres."""
+
+    k: int
+    centres: F64  # (k, d)
+    version: int  # grows by one with every intervention (warm start, carry-over); not with learning
+
+    seeded: bool
+
+    def seed(self, z: F32) -> None: ...  # (n, d): k-means++ from a buffer, n >= 1
+    def score(self, z: F32) -> tuple[I32, F64]: ...  # (n, d) -> nearest (n,), squared distances (n, k)
+    def learn(self, z: F32) -> I32: ...  # (n, d) -> label each row had just before it moved its centre
+    def carry(self, centres: F64) -> None: ...  # replace the centres (encoder publication)
+    def snapshot(self) -> State: ...
+    def restore(self, state: State) -> None: ...
+
+
+class Probe(Protocol):
+    """Times a stage, from outside: the pure half has no clock."""
+
+    def __call__(self, stage: str) -> AbstractContextManager[None]: ...
+
+
+def no_probe(stage: str) -> AbstractContextManager[None]:
+    """Times nothing."""
+    return nullcontext()
+
+
+# --- the shell's ports ----------------------------------------------------------------------------------
+
+
+class Source(Protocol):
+    """Where records come from. Read-only: it never commits anything."""
+
+    finite: bool  # True: `poll` may say None, "the end was reached"
+    wall_clock: bool  # True: steps carry the wall clock as `as_of_ms`; False: the events are the clock
+
+    def open(self, stopping: Callable[[], bool]) -> bool:
+        """Connect, and wait until this engine is the one that works. False: told to stop before that.
+
+        Raises BrokerGone after `kafka.broker_wait_s`, TopicsMissing, InputError.
+        """
+
+    def seek(self, positions: Mapping[int, int]) -> None:
+        """Go on at these next offsets; partitions not named start at their first offset.
+
+        Raises SourceGone when an offset is no longer, or not yet, there.
+        """
+
+    def poll(self, max_records: int, timeout_s: float) -> tuple[Records, tuple[Range, ...]] | None:
+        """Up to `max_records` next records in (partition, offset) order and the ranges they cover.
+
+        Empty when nothing came within the timeout; None at the end of a finite input.
+        """
+
+    def read(self, ranges: Sequence[Range]) -> Records:
+        """Exactly the records of these ranges, for replay. Raises SourceGone if any offset is missing."""
+
+    def lag(self) -> Mapping[int, int]:
+        """Records not yet polled, per partition (0 for what cannot be known)."""
+
+    def close(self) -> None: ...
+
+
+class Sink(Protocol):
+    """Where outputs go. A commit is whole or not at all; after any doubt it raises and is never reused."""
+
+    def open(self) -> Manifest | None:
+        """Fence every other writer, cut any unfinished tail, return the last committed manifest."""
+
+    def commit(self, output: Output) -> None:
+        """All of the output's records, its manifest and the input positions, atomically and durably.
+
+        Raises CommitUnknown when the outcome cannot be known: the process must end, and restart decides.
+        """
+
+    def manifests(self, after: int = 0) -> Iterator[Manifest]:
+        """Committed manifests with step > after, in order."""
+
+    def close(self) -> None: ...
+
+
+class Store(Protocol):
+    """Snapshots of the pipeline's state: a cache, never the truth."""
+
+    def save(self, step: int, manifest_hash: str, state: State) -> None: ...
+
+    def newest(self, not_past: int) -> Iterator[tuple[int, str, State]]:
+        """Valid snapshots with step <= not_past, newest first; damaged ones are skipped with a warning."""
+
+
+class Phase(StrEnum):
+    STARTING = "starting"  # connecting
+    STANDBY = "standby"  # another engine of the group works
+    RECOVERING = "recovering"  # replaying recorded steps
+    RUNNING = "running"  # polling and committing
+    WAITING = "waiting"  # the broker is away
+    STOPPING = "stopping"
+
+
+class Observer(Protocol):
+    """Who watches the engine: metrics and progress. Nothing an observer does reaches the pipeline."""
+
+    def stage(self, name: str) -> AbstractContextManager[None]: ...  # decode admit windows rows score learn changes poll commit
+    def phase(self, phase: Phase) -> None: ...
+    def committed(self, output: Output, commit_s: float, lag: Mapping[int, int], latency_s: float | None) -> None:
+        """A step is durable. `latency_s`: newest accepted event's time to commit, where a wall clock is used."""
+
+    def alive(self, lag: Mapping[int, int]) -> None: ...  # the loop turned, with or without input
+    def snapshot_saved(self, step: int, seconds: float, size_bytes: int) -> None: ...
+    def recovered(self, steps: int, seconds: float) -> None: ...
+    def quality(self, silhouette: float, davies_bouldin: float, inertia: Sequence[float]) -> None: ...
+
+
+# --- named failures of the world -------------------------------------------------------------------------
+
+
+class ShoalError(Exception):
+    """What went wrong, where, got, wanted, next. `exit_code` is the process's."""
+
+    exit_code = 1
+
+
+class ConfigError(ShoalError):
+    exit_code = 2
+
+
+class BrokerGone(ShoalError):
+    """The broker was not there, or went away, for longer than configured."""
+
+    exit_code = 3
+
+
+class TopicsMissing(ShoalError):
+    exit_code = 4
+
+
+class SourceGone(ShoalError):
+    """Input that a manifest names is missing: topic re-created, truncated, re-partitioned, file changed."""
+
+    exit_code = 5
+
+
+class ReplayMismatch(ShoalError):
+    """A recorded step, computed again, gave other bytes."""
+
+    exit_code = 6
+
+
+class StateMismatch(ShoalError):
+    """Recorded steps were made by another configuration or feature set."""
+
+    exit_code = 7
+
+
+class CommitUnknown(ShoalError):
+    """A commit's outcome is unknown, or this writer was fenced: end the process, restart decides."""
+
+    exit_code = 8
+
+
+class DiskFailed(ShoalError):
+    exit_code = 9
+
+
+class InputError(ShoalError):
+    """A file or argument given by a person cannot be used."""
+
+    exit_code = 10

@@ -1,0 +1,28 @@
+"""What all tests share: where the open data lies, and how a missing part is treated."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
+
+
+def missing(part: str, how: str) -> None:
+    """A real part is not there: fail in CI, skip loudly elsewhere."""
+    message = f"{part} is not available: {how}"
+    if CI:
+        pytest.fail(message, pytrace=False)
+    pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Folder of the open data files; tests that need it are skipped where it does not exist."""
+    folder = Path(os.environ.get("SHOAL_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"open data not found at {folder}: set SHOAL_DATA")
+    return folder
