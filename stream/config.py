@@ -184,6 +184,12 @@ class Http(Frozen):
         "127.0.0.1"
     )
     port: Annotated[int, _d("0: no HTTP server", ge=0, le=65_535)] = 9108
+    stuck_after_s: Annotated[
+        float, _d("/healthz says 503 after this long without a sign of the engine", gt=0)
+    ] = 120.0
+    waiting_max_s: Annotated[
+        float, _d("the same while starting or waiting for the broker", gt=0)
+    ] = 600.0
 
 
 class Config(Frozen):

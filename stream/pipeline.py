@@ -26,6 +26,7 @@ from .features import Features
 from .manifest import encode_manifest
 from .membership import Membership, Moves
 from .ports import Probe, Publication, Publisher, Segmenter, State, no_probe
+from .quality import davies_bouldin, silhouette
 from .users import Users
 from .warmup import Warmup
 from .wire import Decoder
@@ -180,6 +181,16 @@ class Pipeline:
             "encoder_version": self.publisher.version,
             "publication": publication,
         }
+
+    def quality(self) -> tuple[float, float, list[float]] | None:
+        """Silhouette, Davies-Bouldin index and mean inertia per centre, on the reservoir; None before warm-up."""
+        if not self.warmup.done or not len(self.publisher.reservoir):
+            return None
+        z = self.publisher.encode(self.publisher.reservoir)
+        nearest, distances = self.segmenter.score(z)
+        own = distances[np.arange(len(z)), nearest]
+        inertia = [float(own[nearest == c].mean()) if (nearest == c).any() else 0.0 for c in range(self.segmenter.k)]
+        return silhouette(z, nearest), davies_bouldin(z, nearest), inertia
 
     def snapshot(self) -> State:
         return {name: getattr(self, name).snapshot() for name in STATEFUL}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from .events import F32, F64, I32, Manifest, Output, Range, Records
+from .events import F32, F64, I32, Manifest, OutRecord, Output, Range, Records
 
 State = dict[str, Any]
 """A part's state: nested dicts of numpy arrays, bytes, str, int, float, bool, None and lists of these.
@@ -151,13 +151,18 @@ class Sink(Protocol):
     def manifests(self, after: int = 0) -> Iterator[Manifest]:
         """Committed manifests with step > after, in order."""
 
+    def published(self, topic: str) -> Iterator[OutRecord]:
+        """Committed records of one topic (contract name), in an order that keeps each key's own."""
+
     def close(self) -> None: ...
 
 
 class Store(Protocol):
     """Snapshots of the pipeline's state: a cache, never the truth."""
 
-    def save(self, step: int, manifest_hash: str, state: State) -> None: ...
+    def save(self, step: int, manifest_hash: str, state: State) -> int:
+        """Keep this state; the size in bytes, 0 when nothing is kept."""
+
 
     def newest(self, not_past: int) -> Iterator[tuple[int, str, State]]:
         """Valid snapshots with step <= not_past, newest first; damaged ones are skipped with a warning."""
@@ -231,6 +236,10 @@ class CommitUnknown(ShoalError):
     """A commit's outcome is unknown, or this writer was fenced: end the process, restart decides."""
 
     exit_code = 8
+
+    def __init__(self, message: str, broker_away: bool = False) -> None:
+        super().__init__(message)
+        self.broker_away = broker_away  # nobody fenced this writer; the broker was not there
 
 
 class DiskFailed(ShoalError):

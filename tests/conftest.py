@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from broker import Broker, Unavailable, obtain
 
 ROOT = Path(__file__).resolve().parent.parent
 CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
@@ -26,3 +29,16 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"open data not found at {folder}: set SHOAL_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """One real Apache Kafka for the whole session; ended only if the tests started it."""
+    try:
+        found = obtain(tmp_path_factory.mktemp("kafka"))
+    except Unavailable as error:
+        missing("a Kafka broker", str(error))
+        raise
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    yield found
+    found.close()

@@ -1,0 +1,151 @@
+"""shoal run: the long-running engine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+import orjson
+
+from ..config import Config, Http, describe
+from ..ports import CommitUnknown, ConfigError, Observer
+from .options import as_json, configuration, configured
+
+if TYPE_CHECKING:
+    from ..engine import Engine
+
+log = logging.getLogger("shoal")
+
+
+@click.command(short_help="the long-running engine")
+@configured
+@click.option("--input", "input_path", help="JSON lines: FILE, FILE.gz or - (stdin). Leave out for Kafka.")
+@click.option("--output", help="Folder for the topic files, or - (stdout).")
+@click.option("--follow", is_flag=True, help="Keep reading as the file grows.")
+@click.option("--create-topics", is_flag=True, help="Create missing topics (as kafka.create_topics).")
+@click.option("--http", is_flag=True, help="Serve /metrics also for a run over files.")
+@as_json
+def command(
+    config_path: Path | None,
+    overrides: tuple[str, ...],
+    input_path: str | None,
+    output: str | None,
+    follow: bool,
+    create_topics: bool,
+    http: bool,
+    as_json: bool,
+) -> None:
+    """Run the engine: behaviour events in, segment changes out.
+
+    With --input and --output it reads files, in the events' own time, and needs no broker. Without them it
+    is the long-running Kafka consumer that the configuration describes.
+    """
+    if (input_path is None) != (output is None):
+        raise ConfigError("--input and --output go together: a run over files needs both, a run on Kafka neither")
+    if create_topics:
+        overrides += ("kafka.create_topics=true",)
+    config = configuration(config_path, overrides)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("kafka").setLevel(logging.ERROR)
+    for line in describe(config).splitlines():
+        log.debug("%s", line)
+    quiet = as_json or output == "-"
+    if input_path is not None and output is not None:
+        _run_files(config, input_path, output, follow, serve=http or config.http != Http(), quiet=quiet, as_json=as_json)
+    else:
+        _run_kafka(config, as_json)
+
+
+def _run_files(
+    config: Config, input_path: str, output: str, follow: bool, serve: bool, quiet: bool, as_json: bool
+) -> None:
+    from ..summary import render_text, summarise, to_json
+    from ..wiring import build_engine, file_ports
+
+    with ExitStack() as stack:
+        observer = _observe(config, stack, serve, progress=not quiet)
+        engine = build_engine(config, file_ports(input_path, output, follow), observer)
+        with_signals(engine, engine.run)
+        summary = summarise(engine.pipeline, engine.counts)
+    if as_json:
+        body = to_json(summary)
+        sys.stdout.buffer.write(orjson.dumps(body, option=orjson.OPT_INDENT_2) + b"\n")
+    else:
+        click.echo(render_text(summary), err=output == "-")
+        if output != "-":
+            click.echo(f"The changes lie in {Path(output) / 'segment.changes.jsonl'}")
+
+
+def _run_kafka(config: Config, as_json: bool) -> None:
+    from ..wiring import build_engine, kafka_ports
+
+    log.info("configuration:\n%s", describe(config))
+    try:
+        with ExitStack() as stack:
+            observer = _observe(config, stack, serve=True, progress=False)
+            engine = build_engine(config, kafka_ports(config), observer)
+            with_signals(engine, engine.run)
+    except CommitUnknown as error:
+        _start_again(config, error)
+    log.info("stopped after step %d", engine.steps)
+    if as_json:
+        sys.stdout.buffer.write(orjson.dumps({"step": engine.steps, "records": engine.counts.records}) + b"\n")
+
+
+def _start_again(config: Config, error: CommitUnknown) -> None:
+    """After any doubt about a commit this process ends. If only the broker was away, a new one takes over.
+
+    The process image is replaced: nothing of the old producer survives, and recovery reads what is true.
+    """
+    from ..kafka import wait_for_broker
+
+    log.error("%s", error)
+    if not error.broker_away:
+        raise error
+    wait_for_broker(config.kafka, lambda: False)
+    log.warning("the broker is back: starting again from the last committed step")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "shoal.stream.cli", *sys.argv[1:]])
+
+
+def _observe(config: Config, stack: ExitStack, serve: bool, progress: bool) -> Observer:
+    """Metrics (and their HTTP server), and progress on the screen."""
+    from ..metrics import Metrics
+    from ..progress import Progress, Tee
+
+    metrics = Metrics()
+    observers: list[Observer] = [metrics]
+    if serve and config.http.port:
+        from .. import http
+
+        server = http.start(config.http, metrics)
+        stack.callback(server.stop)
+        log.info("metrics at %s/metrics", server.url)
+    if progress:
+        observers.append(stack.enter_context(Progress()))
+    return Tee(observers)
+
+
+def with_signals(engine: Engine, run: Callable[[], Any]) -> None:
+    """SIGTERM and SIGINT finish the step and commit; a second one exits at once."""
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if engine.stopping:
+            os._exit(128 + number)
+        engine.stop()
+
+    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        run()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,257 @@
+"""Who is in which segment: the nearest centre, made free of flapping.
+
+A model slot (centre 0..k-1) is not a segment: segments have public ids that only grow and are never used
+twice. `ids` says which segment a centre stands for today.
+
+The policy, per scored user:
+
+    first     a user in no segment takes the nearest centre at once
+    margin    later, another centre counts only when it is nearer by `margin` of the distance:
+              d_new <= (1 - margin) * d_current, on distances, not on their squares
+    confirm   it must count in `confirmations` scorings in a row; one that disagrees starts over
+    dwell     and the user must have been in its segment for `dwell_ms` of stream time
+
+A silent re-scoring (rows >= `scored.touched`) confirms like any other: a user who falls silent sends no
+event, and would otherwise never drift out of "frequent buyers".
+
+Always true: a user changes at most once per step; `sizes()` equals a recount; a user's `sequence` starts at
+the number of the step that assigned it and grows by one with every change, so it never passes the step
+number and never repeats, even when a forgotten user comes back in a later step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from .config import Membership as MembershipConfig
+from .events import F64, I32, I64, Bool, Scored
+from .ports import State
+
+ASSIGNED, MOVED, LEFT = "assigned", "moved", "left"
+PROVISIONAL_EVENTS = 3
+"""A placement on fewer events than this is called provisional."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """What happened to a segment id. For now only births: centres are neither split nor merged."""
+
+    lineage_id: int
+    kind: str
+    segment_id: int
+    decided_ms: int
+    parents: tuple[int, ...] = ()
+    remap: tuple[tuple[int, int], ...] = ()  # (old segment id, new segment id)
+
+
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """The m' changes a step decided, as columns. Segment ids are public; 0 and centre -1 mean none."""
+
+    row: I64  # (m',) index into scored; -1 where the user left
+    slot: I32  # (m',)
+    before: I64  # (m',) segment id
+    after: I64  # (m',) segment id
+    centre_before: I32  # (m',)
+    centre_after: I32  # (m',)
+    before_since_ms: I64  # (m',) since when it was in `before`
+    since_ms: I64  # (m',) since when it is in `after`; 0 where it left
+    sequence: I64  # (m',)
+    margin: F64  # (m',) relative gap between the best and the second-best distance, 0..1
+    score: F64  # (m',) see `confidence`; 0 where it left
+    events_seen: I64  # (m',) events this placement rests on; 0 where it left
+    provisional: Bool  # (m',) fewer than PROVISIONAL_EVENTS events
+
+    def __len__(self) -> int:
+        return len(self.slot)
+
+    def transitions(self) -> list[str]:
+        """(m',) assigned, moved or left."""
+        return [
+            ASSIGNED if before == 0 else LEFT if after == 0 else MOVED
+            for before, after in zip(self.before.tolist(), self.after.tolist(), strict=True)
+        ]
+
+    def take(self, keep: Bool | I64) -> Moves:
+        return Moves(**{f.name: getattr(self, f.name)[keep] for f in fields(self)})
+
+
+class Membership:
+    """One row per user slot, allocated once: 33 bytes times `features.users_max`."""
+
+    def __init__(self, config: MembershipConfig, users_max: int, k: int) -> None:
+        self._config = config
+        self.k = k
+        self.ids: I64 = np.zeros(k, np.int64)  # (k,) public id of each centre; 0 before `begin`
+        self.next_id = 1
+        self.next_lineage_id = 1
+        self._counts: I64 = np.zeros(k, np.int64)  # (k,) users per centre
+        self.centre: I32 = np.full(users_max, -1, np.int32)
+        self.segment: I64 = np.zeros(users_max, np.int64)
+        self._pending: I32 = np.full(users_max, -1, np.int32)
+        self._confirmed: I32 = np.zeros(users_max, np.int32)
+        self.since_ms: I64 = np.zeros(users_max, np.int64)
+        self.sequence: I64 = np.zeros(users_max, np.int64)
+
+    def begin(self, now_ms: int) -> tuple[Lineage, ...]:
+        """Give every centre its first segment id; the births. Called once, when the centres are seeded."""
+        assert not self.ids.any(), f"begin() again: centres already stand for segments {self.ids}"
+        births = []
+        for centre in range(self.k):
+            births.append(Lineage(self.next_lineage_id, "birth", self.next_id, now_ms))
+            self.ids[centre] = self.next_id
+            self.next_id += 1
+            self.next_lineage_id += 1
+        return tuple(births)
+
+    def decide(self, scored: Scored, events_seen: I64, now_ms: int, step_number: int) -> Moves:
+        """Place the m scored users; `events_seen` (m,). The changes, in the order of `scored`."""
+        slots, nearest = scored.slots, scored.nearest
+        current = self.centre[slots]  # (m,)
+        first = current < 0
+        nearer = ~first & self._nearer(scored, current)
+        again = self._pending[slots] == nearest
+        confirmed = np.where(nearer, np.where(again, self._confirmed[slots] + 1, 1), 0)  # (m,)
+        stayed = now_ms - self.since_ms[slots] >= self._config.dwell_ms
+        changes = first | (nearer & stayed & (confirmed >= self._config.confirmations))
+        waits = nearer & ~changes
+        self._pending[slots] = np.where(waits, nearest, -1)
+        self._confirmed[slots] = np.where(waits, confirmed, 0)
+        rows = np.flatnonzero(changes)
+        moves = self._moves(rows, scored, events_seen, now_ms, step_number)
+        self._apply(moves)
+        return moves
+
+    def _nearer(self, scored: Scored, current: I32) -> Bool:
+        """(m,) where the nearest centre is not the user's own and beats it by the margin."""
+        rows = np.arange(len(current))
+        d_new = np.sqrt(scored.distances[rows, scored.nearest])
+        d_current = np.sqrt(scored.distances[rows, current])
+        return (scored.nearest != current) & (d_new <= (1.0 - self._config.margin) * d_current)
+
+    def _moves(self, rows: I64, scored: Scored, events_seen: I64, now_ms: int, step_number: int) -> Moves:
+        slots = scored.slots[rows]
+        before = self.segment[slots]
+        centre_after = scored.nearest[rows].astype(np.int32)
+        margin, score = confidence(scored.distances[rows])
+        seen = events_seen[rows].astype(np.int64)
+        return Moves(
+            row=rows,
+            slot=slots,
+            before=before,
+            after=self.ids[centre_after],
+            centre_before=self.centre[slots],
+            centre_after=centre_after,
+            before_since_ms=self.since_ms[slots],
+            since_ms=np.full(len(rows), now_ms, np.int64),
+            sequence=np.where(before == 0, step_number, self.sequence[slots] + 1),
+            margin=margin,
+            score=score,
+            events_seen=seen,
+            provisional=seen < PROVISIONAL_EVENTS,
+        )
+
+    def _apply(self, moves: Moves) -> None:
+        if not len(moves):
+            return
+        assert moves.after.all(), f"users placed before begin(): centres stand for segments {self.ids}"
+        self.centre[moves.slot] = moves.centre_after
+        self.segment[moves.slot] = moves.after
+        self.since_ms[moves.slot] = moves.since_ms
+        self.sequence[moves.slot] = moves.sequence
+        left = moves.centre_before[moves.centre_before >= 0]
+        self._counts -= np.bincount(left, minlength=self.k)
+        self._counts += np.bincount(moves.centre_after, minlength=self.k)
+
+    def leave(self, slots: I32, step_number: int) -> Moves:
+        """Farewell to users who are forgotten: only those that are in a segment. `clear` follows."""
+        slots = slots[self.segment[slots] != 0]
+        n = len(slots)
+        sequence = self.sequence[slots] + 1
+        assert (sequence <= step_number).all(), f"a user changed twice in step {step_number}"
+        moves = Moves(
+            row=np.full(n, -1, np.int64),
+            slot=slots,
+            before=self.segment[slots],
+            after=np.zeros(n, np.int64),
+            centre_before=self.centre[slots],
+            centre_after=np.full(n, -1, np.int32),
+            before_since_ms=self.since_ms[slots],
+            since_ms=np.zeros(n, np.int64),
+            sequence=sequence,
+            margin=np.zeros(n),
+            score=np.zeros(n),
+            events_seen=np.zeros(n, np.int64),
+            provisional=np.zeros(n, np.bool_),
+        )
+        self.clear(slots)
+        return moves
+
+    def clear(self, slots: I32) -> None:
+        """Forget these users; harmless for those already forgotten."""
+        centres = self.centre[slots]
+        self._counts -= np.bincount(centres[centres >= 0], minlength=self.k)
+        for name, empty in _SLABS.items():
+            getattr(self, name)[slots] = empty
+
+    def sizes(self) -> dict[int, int]:
+        """Users per public segment id, in order of ids; empty before `begin`."""
+        pairs = sorted(zip(self.ids.tolist(), self._counts.tolist(), strict=True))
+        return {segment: count for segment, count in pairs if segment}
+
+    def counts(self) -> I64:
+        """(k,) users per centre."""
+        return self._counts.copy()
+
+    def snapshot(self) -> State:
+        placed = np.flatnonzero(self.centre >= 0)
+        used = int(placed[-1]) + 1 if len(placed) else 0  # slots above are empty
+        state: dict[str, Any] = {name: getattr(self, name)[:used].copy() for name in _SLABS}
+        state |= {"ids": self.ids.copy(), "counts": self._counts.copy()}
+        state |= {"next_id": self.next_id, "next_lineage_id": self.next_lineage_id}
+        return state
+
+    def restore(self, state: State) -> None:
+        for name, empty in _SLABS.items():
+            slab = getattr(self, name)
+            slab[:] = empty
+            slab[: len(state[name])] = state[name]
+        self.ids = state["ids"].copy()
+        self._counts = state["counts"].copy()
+        self.next_id = int(state["next_id"])
+        self.next_lineage_id = int(state["next_lineage_id"])
+
+
+_SLABS: Mapping[str, int] = {
+    "centre": -1,
+    "segment": 0,
+    "_pending": -1,
+    "_confirmed": 0,
+    "since_ms": 0,
+    "sequence": 0,
+}
+"""Slabs by user slot, and what an empty slot holds."""
+
+
+def confidence(distances: F64) -> tuple[F64, F64]:
+    """Margin and score of the nearest centre, from squared distances (n, k) -> (n,), (n,), both 0..1.
+
+    margin = (d_2 - d_1) / d_2 with d_1, d_2 the two smallest distances; 1 where there is one centre.
+    score is the fuzzy c-means degree of membership with fuzzifier 2 (Bezdek 1981): the share that 1 / d_1^2
+    has in the sum of 1 / d_i^2. It orders placements by how clear they are, whatever the scale of the
+    embedding; it is not a calibrated probability, and it falls as segments grow in number.
+    """
+    n, k = distances.shape
+    if k == 1 or n == 0:
+        return np.ones(n), np.ones(n)
+    two = np.partition(distances, 1, axis=1)[:, :2]  # (n, 2) smallest first
+    best, second = two[:, 0], two[:, 1]
+    tiny = np.finfo(np.float64).tiny
+    margin = 1.0 - np.sqrt(best / np.maximum(second, tiny))
+    margin = np.where(second > 0, margin, 0.0)
+    ratio = np.maximum(best, tiny)[:, None] / np.maximum(distances, tiny)  # (n, k) in (0, 1]
+    return margin, 1.0 / ratio.sum(axis=1)

@@ -1,0 +1,146 @@
+"""Snapshots of the pipeline's state: arrays and JSON in one safetensors file; a cache, never the truth.
+
+A snapshot is written to a temporary file, made durable, and renamed; its name ends in the hash of its bytes,
+so a torn or damaged one is seen at load and an older one is used. No pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from .ports import DiskFailed, State
+
+FORMAT = 1
+log = logging.getLogger("shoal")
+
+
+class NoStore:
+    """Keeps nothing: recovery replays every recorded step."""
+
+    def save(self, step: int, manifest_hash: str, state: State) -> int:
+        return 0
+
+    def newest(self, not_past: int) -> Iterator[tuple[int, str, State]]:
+        return iter(())
+
+
+class DirectoryStore:
+    """The newest `kept` snapshots in a folder."""
+
+    def __init__(self, directory: Path, kept: int) -> None:
+        self._directory = directory
+        self._kept = kept
+
+    def save(self, step: int, manifest_hash: str, state: State) -> int:
+        """Write one snapshot, atomically; its size in bytes. Raises DiskFailed."""
+        data = pack({"step": step, "manifest_hash": manifest_hash, "state": state})
+        digest = hashlib.blake2b(data, digest_size=8).hexdigest()
+        path = self._directory / f"snapshot-{step:012d}-{digest}.safetensors"
+        temporary = path.with_suffix(".tmp")
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(path)
+            folder = os.open(self._directory, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
+            for old in self._paths()[self._kept :]:
+                old.unlink()
+        except OSError as error:
+            raise DiskFailed(f"{path}: snapshot could not be written: {error.strerror}") from None
+        return len(data)
+
+    def newest(self, not_past: int) -> Iterator[tuple[int, str, State]]:
+        for path in self._paths():
+            if int(path.name.split("-")[1]) > not_past:
+                continue
+            try:
+                data = path.read_bytes()
+                if hashlib.blake2b(data, digest_size=8).hexdigest() != path.stem.split("-")[2]:
+                    raise ValueError("its bytes do not match its name")
+                body = unpack(data)
+            except (OSError, ValueError, SafetensorError, KeyError) as error:
+                log.warning("snapshot %s is damaged (%s); trying an older one", path.name, error)
+                continue
+            yield body["step"], body["manifest_hash"], body["state"]
+
+    def _paths(self) -> list[Path]:
+        return sorted(self._directory.glob("snapshot-*-*.safetensors"), reverse=True)
+
+
+def pack(tree: State) -> bytes:
+    """Nested dicts of arrays, bytes, scalars, None and lists as one safetensors file."""
+    arrays: dict[str, np.ndarray] = {}
+    plain = _flatten(tree, arrays)
+    return save(arrays, metadata={"format": str(FORMAT), "tree": orjson.dumps(plain).decode()})
+
+
+def unpack(data: bytes) -> State:
+    """What `pack` was given. Raises ValueError for another format version."""
+    header = orjson.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+    if int(header["format"]) != FORMAT:
+        raise ValueError(f"snapshot format {header['format']}, this process reads {FORMAT}")
+    tree: State = _unflatten(orjson.loads(header["tree"]), load(data))
+    return tree
+
+
+def _flatten(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """JSON for `value`, its arrays put aside under the names the JSON refers to."""
+    if isinstance(value, dict):
+        return {"d": {key: _flatten(inner, arrays) for key, inner in value.items()}}
+    if isinstance(value, np.ndarray):
+        return {"a": _put(arrays, value), "s": list(value.shape)}
+    if isinstance(value, bytes):
+        return {"b": _put(arrays, np.frombuffer(value, np.uint8))}
+    if isinstance(value, (list, tuple)) and len(value) > 32 and all(isinstance(v, str) for v in value):
+        raw = [v.encode("utf-8", "surrogatepass") for v in value]
+        ends = np.cumsum([len(v) for v in raw], dtype=np.int64)
+        return {"t": [_put(arrays, np.frombuffer(b"".join(raw), np.uint8)), _put(arrays, ends)]}
+    if isinstance(value, (list, tuple)):
+        return {"l": [_flatten(inner, arrays) for inner in value]}
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 2**53:
+        return {"i": str(value)}
+    assert value is None or isinstance(value, (bool, int, float, str)), f"state holds a {type(value)}"
+    return {"v": value}
+
+
+def _put(arrays: dict[str, np.ndarray], value: np.ndarray) -> str:
+    name = str(len(arrays))
+    arrays[name] = np.ascontiguousarray(value).reshape(-1)
+    return name
+
+
+def _unflatten(node: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
+    ((kind, body),) = [item for item in node.items() if item[0] != "s"]
+    match kind:
+        case "d":
+            return {key: _unflatten(inner, arrays) for key, inner in body.items()}
+        case "a":
+            return arrays[body].reshape(node["s"]).copy()  # loaded arrays are read-only views
+        case "b":
+            return arrays[body].tobytes()
+        case "t":
+            text, ends = arrays[body[0]].tobytes(), arrays[body[1]].tolist()
+            return [text[a:b].decode("utf-8", "surrogatepass") for a, b in zip([0, *ends], ends, strict=False)]
+        case "l":
+            return [_unflatten(inner, arrays) for inner in body]
+        case "i":
+            return int(body)
+        case "v":
+            return body
+    raise ValueError(f"unknown node {kind!r}")

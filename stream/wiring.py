@@ -1,0 +1,70 @@
+"""The one place where parts are chosen and put together."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .config import Config
+from .engine import Engine
+from .pipeline import Pipeline
+from .ports import Observer, Probe, Sink, Source, Store, no_probe
+from .snapshots import DirectoryStore, NoStore
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+def one_thread() -> None:
+    """One thread for BLAS, OpenMP and torch: spin barriers cost 2-130x on a small busy machine, and one
+    thread makes results reproducible. Call before numpy is imported for the variables to matter."""
+    for variable in _THREAD_VARIABLES:
+        os.environ.setdefault(variable, "1")
+
+
+def build_pipeline(config: Config, probe: Probe = no_probe) -> Pipeline:
+    from ..encoders import make_publisher
+    from .features import Features
+    from .segmenter import make_segmenter
+
+    d = Features.width(config.features)
+    publisher = make_publisher(config.encoder, d)
+    segmenter = make_segmenter(config.segmenter, publisher.d_out)
+    return Pipeline(config, publisher, segmenter, probe)
+
+
+def build_store(config: Config) -> Store:
+    if not config.engine.state_dir:
+        return NoStore()
+    return DirectoryStore(Path(config.engine.state_dir), config.engine.snapshots_kept)
+
+
+def file_ports(input_path: str, output: str, follow: bool = False) -> tuple[Source, Sink]:
+    """Source and sink of a run without a broker; `-` is stdin or stdout."""
+    from ..sinks.files import FileSink, StdoutSink
+    from .sources import FileSource
+
+    sink: Sink = StdoutSink() if output == "-" else FileSink(Path(output))
+    return FileSource(input_path, follow), sink
+
+
+def kafka_ports(config: Config) -> tuple[Source, Sink]:
+    """Source and sink of a run on Kafka: one consumer group, one transactional producer."""
+    from ..sinks.kafka import KafkaSink
+    from .kafka import KafkaSource
+
+    source = KafkaSource(config.kafka)
+    return source, KafkaSink(config.kafka, source.group_metadata)
+
+
+def kafka_reader_ports(config: Config) -> tuple[Source, Sink]:
+    """The same topics, for reading only: no group is joined, nobody is fenced."""
+    from ..sinks.kafka import KafkaSink
+    from .kafka import KafkaSource
+
+    return KafkaSource(config.kafka), KafkaSink(config.kafka, None)
+
+
+def build_engine(config: Config, ports: tuple[Source, Sink], observer: Observer) -> Engine:
+    source, sink = ports
+    pipeline = build_pipeline(config, observer.stage)
+    return Engine(config, pipeline, source, sink, build_store(config), observer)
