@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from ..stream.events import MANIFEST, REJECTED, Manifest, OutRecord, Output
+from ..stream.events import MANIFEST, REJECTED, Manifest, Output, OutRecord
 from ..stream.manifest import decode_manifest, encode_manifest
 from ..stream.ports import ConfigError, DiskFailed
 
@@ -45,7 +45,9 @@ class FileSink:
                     _cut(path, lengths.get(path.stem, 0))
             return last
         except OSError as error:
-            raise DiskFailed(f"{self._directory}: {error.strerror}: is it a folder you may write to?") from None
+            raise DiskFailed(
+                f"{self._directory}: {error.strerror}: is it a folder you may write to?"
+            ) from None
 
     def commit(self, output: Output) -> None:
         lines: dict[str, list[bytes]] = {}

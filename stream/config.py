@@ -62,9 +62,9 @@ class Time(Frozen):
     future_skew_ms: Annotated[
         int, _d("event times beyond the wall clock by more than this are clamped", ge=0)
     ] = 300_000
-    idle_step_ms: Annotated[
-        int, _d("with no input, an empty step this often lets windows move", ge=100)
-    ] = 10_000
+    idle_step_ms: Annotated[int, _d("with no input, an empty step this often lets windows move", ge=100)] = (
+        10_000
+    )
 
 
 class Features(Frozen):
@@ -82,15 +82,13 @@ class Features(Frozen):
         float, _d("weight of the interest family against the activity family", ge=0, le=100)
     ] = 1.0
     clip: Annotated[float, _d("scaled features are clipped to +- this many deviations", gt=0, le=100)] = 4.0
-    users_max: Annotated[
-        int, _d("users kept; the longest silent ones leave first", ge=16, le=50_000_000)
-    ] = 200_000
+    users_max: Annotated[int, _d("users kept; the longest silent ones leave first", ge=16, le=50_000_000)] = (
+        200_000
+    )
     dedup_max: Annotated[
         int, _d("event ids remembered; the oldest are forgotten first", ge=1024, le=1 << 30)
     ] = 1 << 20
-    sweep_rows_max: Annotated[
-        int, _d("silent users re-scored per step at most", ge=0, le=1_000_000)
-    ] = 1024
+    sweep_rows_max: Annotated[int, _d("silent users re-scored per step at most", ge=0, le=1_000_000)] = 1024
     seed: Annotated[int, _d("seed of the item projection", ge=0)] = 1
 
 
@@ -125,9 +123,9 @@ class Segmenter(Frozen):
     warmup_rows: Annotated[
         int, _d("rows buffered before the centres are seeded by k-means++", ge=1, le=1 << 20)
     ] = 2048
-    warmup_ms: Annotated[
-        int, _d("stream time after which the centres are seeded with fewer rows", ge=0)
-    ] = _MS_DAY
+    warmup_ms: Annotated[int, _d("stream time after which the centres are seeded with fewer rows", ge=0)] = (
+        _MS_DAY
+    )
     seed: Annotated[int, _d("seed of k-means++", ge=0)] = 1
 
 
@@ -156,7 +154,9 @@ class Kafka(Frozen):
     events_topic: Annotated[str, _d("input topic, without the prefix")] = "behavior.events"
     topic_prefix: Annotated[str, _d("put before every topic name")] = ""
     group_id: Annotated[str, _d("consumer group; one engine of a group works at a time")] = "shoal"
-    transactional_id: Annotated[str, _d("empty: `shoal-` + group id; the newest engine fences the others")] = ""
+    transactional_id: Annotated[
+        str, _d("empty: `shoal-` + group id; the newest engine fences the others")
+    ] = ""
     create_topics: Annotated[bool, _d("create missing topics instead of refusing to start")] = False
     partitions: Annotated[int, _d("partitions of created topics (the manifest always has one)", ge=1)] = 4
     replication_factor: Annotated[int, _d("replication of created topics", ge=1, le=15)] = 1
@@ -171,10 +171,12 @@ class Kafka(Frozen):
     ssl_cafile: Annotated[str, _d("certificate authority file")] = ""
     ssl_certfile: Annotated[str, _d("client certificate file")] = ""
     ssl_keyfile: Annotated[str, _d("client key file")] = ""
-    transaction_timeout_ms: Annotated[int, _d("the broker aborts a step's transaction after this", ge=1000)] = (
-        60_000
+    transaction_timeout_ms: Annotated[
+        int, _d("the broker aborts a step's transaction after this", ge=1000)
+    ] = 60_000
+    delivery_timeout_ms: Annotated[int, _d("a record not delivered by then ends the process", ge=1000)] = (
+        30_000
     )
-    delivery_timeout_ms: Annotated[int, _d("a record not delivered by then ends the process", ge=1000)] = 30_000
     session_timeout_ms: Annotated[int, _d("the group gives up a silent engine after this", ge=1000)] = 10_000
     broker_wait_s: Annotated[float, _d("how long an absent broker is waited for", ge=0)] = 120.0
 
@@ -187,9 +189,7 @@ class Http(Frozen):
     stuck_after_s: Annotated[
         float, _d("/healthz says 503 after this long without a sign of the engine", gt=0)
     ] = 120.0
-    waiting_max_s: Annotated[
-        float, _d("the same while starting or waiting for the broker", gt=0)
-    ] = 600.0
+    waiting_max_s: Annotated[float, _d("the same while starting or waiting for the broker", gt=0)] = 600.0
 
 
 class Config(Frozen):
@@ -274,6 +274,10 @@ def load(
     for variable, text in sorted((os.environ if environ is None else environ).items()):
         if (key_path := _VARIABLES.get(variable)) is not None:
             _put(tree, *key_path, text, variable)
+        elif variable.startswith(_PREFIXES) and variable not in SECRET_VARIABLES:
+            raise ConfigError(
+                f"{variable} names no configuration key; {_nearest(variable, list(_VARIABLES))}"
+            )
     for override in overrides:
         name, equals, text = override.partition("=")
         section, dot, key = name.strip().partition(".")
@@ -358,6 +362,7 @@ def _check_together(config: Config) -> None:
 
 
 _VARIABLES = {key.variable: (key.section, key.name) for key in keys()}
+_PREFIXES = tuple(f"SHOAL_{section}_".upper() for section in SECTIONS)
 SECRET_VARIABLES = ("SHOAL_KAFKA_SASL_PASSWORD",)
 
 

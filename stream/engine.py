@@ -139,7 +139,9 @@ class Engine:
             for manifest in self.sink.manifests(after=self.steps):
                 self._advance(replay(self.pipeline, self.source, manifest))
             if self.steps != last.step:
-                raise ReplayMismatch(f"the last manifest is of step {last.step}, replay ended at {self.steps}")
+                raise ReplayMismatch(
+                    f"the last manifest is of step {last.step}, replay ended at {self.steps}"
+                )
             self.observer.recovered(self.steps - first, time.monotonic() - started_s)
         self.source.seek(self.positions)
 
@@ -202,7 +204,9 @@ def _difference(recorded: Manifest, computed: Manifest) -> str:
     fields: Mapping[str, object] = Manifest.__dataclass_fields__
     names = [name for name in fields if getattr(recorded, name) != getattr(computed, name)]
     ranges = ", ".join(f"partition {r.partition} [{r.start}, {r.end})" for r in recorded.ranges) or "no input"
-    shown = "; ".join(f"{n}: recorded {getattr(recorded, n)!r}, computed {getattr(computed, n)!r}" for n in names)
+    shown = "; ".join(
+        f"{n}: recorded {getattr(recorded, n)!r}, computed {getattr(computed, n)!r}" for n in names
+    )
     return (
         f"step {recorded.step} ({ranges}) computed again differs in {', '.join(names)}. {shown}. The input log, "
         f"the code or the machine's arithmetic is not the one that wrote it"

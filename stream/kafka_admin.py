@@ -56,7 +56,9 @@ def wanted(config: Kafka) -> list[Topic]:
             configs["retention.ms"] = "-1"  # the truth about every step: never deleted by age
         if name == REJECTED:
             configs["max.message.bytes"] = str(REJECTED_MAX_BYTES)
-        topics.append(Topic(config.topic_prefix + name, 1 if name == MANIFEST else config.partitions, configs))
+        topics.append(
+            Topic(config.topic_prefix + name, 1 if name == MANIFEST else config.partitions, configs)
+        )
     return topics
 
 
@@ -91,10 +93,17 @@ def describe(admin: KafkaAdminClient, names: Sequence[str]) -> dict[str, dict[st
     found = {}
     for topic in admin.describe_topics(list(names)):
         if topic["error_code"] == _TOPIC_UNAUTHORISED:
-            raise ConfigError(f"topic {topic['name']}: this user may not describe it; grant Describe and Read")
+            raise ConfigError(
+                f"topic {topic['name']}: this user may not describe it; grant Describe and Read"
+            )
         if topic["error_code"] != _UNKNOWN_TOPIC:
             found[topic["name"]] = topic
     return found
+
+
+def topic_mark(topic: Mapping[str, Any]) -> str:
+    """What tells a topic from another one of the same name; stored with every committed offset."""
+    return f"topic={topic['topic_id']} partitions={len(topic['partitions'])}"
 
 
 def create(admin: KafkaAdminClient, topics: Sequence[Topic], config: Kafka) -> None:

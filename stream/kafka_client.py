@@ -37,7 +37,7 @@ PASSWORD_VARIABLE = "SHOAL_KAFKA_SASL_PASSWORD"
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 5.0
 _SLICE_S = 0.1
 _CONNECT_MS = 5_000
-_REFUSED = (AuthorizationError, SaslAuthenticationFailedError, UnsupportedSaslMechanismError)
+REFUSED = (AuthorizationError, SaslAuthenticationFailedError, UnsupportedSaslMechanismError)
 
 
 class Secret(str):
@@ -171,9 +171,10 @@ def refused(config: Kafka, error: KafkaError) -> ConfigError:
 class Patience:
     """Pauses that grow, one clear line each, up to `kafka.broker_wait_s` in all."""
 
-    def __init__(self, config: Kafka, stopping: Callable[[], bool]) -> None:
+    def __init__(self, config: Kafka, stopping: Callable[[], bool], quiet: bool = False) -> None:
         self._config = config
         self._stopping = stopping
+        self._level = logging.DEBUG if quiet else logging.WARNING
         self._started_s = time.monotonic()
         self._pause_s = _FIRST_PAUSE_S
 
@@ -188,7 +189,8 @@ class Patience:
                 f"Start it, correct kafka.bootstrap_servers, or raise kafka.broker_wait_s"
             ) from None
         pause_s = min(self._pause_s, left_s)
-        log.warning(
+        log.log(
+            self._level,
             "broker %s does not answer (%s); next try in %.2f s, giving up in %.0f s",
             config.bootstrap_servers, reason, pause_s, left_s,
         )  # fmt: skip
@@ -210,18 +212,19 @@ def _short(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[:120]}" if text else type(error).__name__
 
 
-def connect(config: Kafka, stopping: Callable[[], bool]) -> KafkaAdminClient | None:
+def connect(config: Kafka, stopping: Callable[[], bool], quiet: bool = False) -> KafkaAdminClient | None:
     """An admin client of a broker that answers; None when told to stop before that.
 
-    Waits with growing pauses. Raises BrokerGone after `kafka.broker_wait_s`, ConfigError when refused.
+    Waits with growing pauses, one line each unless `quiet`. Raises BrokerGone after `kafka.broker_wait_s`,
+    ConfigError when refused.
     """
-    patience = Patience(config, stopping)
+    patience = Patience(config, stopping, quiet)
     configs = settings(config)
     while not stopping():
         try:
             _knock(configs["bootstrap_servers"])
             return make(KafkaAdminClient, **configs)
-        except _REFUSED as error:
+        except REFUSED as error:
             raise refused(config, error) from None
         except (KafkaError, OSError) as error:
             if not patience.pause(error):

@@ -45,7 +45,9 @@ class OneOwner(AbstractPartitionAssignor):  # type: ignore[misc]
         for member in members:
             parts = []
             if member.member_id == chosen:
-                parts = [(t, sorted(cluster.partitions_for_topic(t) or ())) for t in sorted(member.metadata.topics)]
+                parts = [
+                    (t, sorted(cluster.partitions_for_topic(t) or ())) for t in sorted(member.metadata.topics)
+                ]
             assignments[member.member_id] = ConsumerProtocolAssignment(_VERSION, parts, b"")
         return assignments
 

@@ -38,7 +38,7 @@ PROVISIONAL_EVENTS = 3
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """What happened to a segment id. For now only births: centres are neither split nor merged."""
+    """What happened to a segment id: `birth`, or `rename`. Centres are neither split nor merged yet."""
 
     lineage_id: int
     kind: str
@@ -107,6 +107,11 @@ class Membership:
             self.next_id += 1
             self.next_lineage_id += 1
         return tuple(births)
+
+    def renamed(self, segment_id: int, now_ms: int) -> Lineage:
+        """A segment's name changed: the fact that says so."""
+        self.next_lineage_id += 1
+        return Lineage(self.next_lineage_id - 1, "rename", segment_id, now_ms)
 
     def decide(self, scored: Scored, events_seen: I64, now_ms: int, step_number: int) -> Moves:
         """Place the m scored users; `events_seen` (m,). The changes, in the order of `scored`."""

@@ -122,12 +122,12 @@ METRICS: tuple[Metric, ...] = (
     _gauge("shoal_publication_churn_ratio", "share of the reservoir the latest attempt would move", UNKNOWN),
     _gauge("shoal_silhouette", "silhouette on a reservoir, -1 to 1, larger is better", UNKNOWN),
     _gauge("shoal_davies_bouldin", "Davies-Bouldin index on a reservoir, smaller is better", UNKNOWN),
-    _gauge("shoal_inertia", "squared distance to the nearest centre on a reservoir, all segments", UNKNOWN),
+    _gauge("shoal_inertia", "mean squared distance to the nearest centre on a reservoir", UNKNOWN),
     # --- segments
     _gauge("shoal_live_centres", "segments with at least one member"),
     _lazy("shoal_segment_users", "members by size rank, 1 is the largest segment", "rank", RANK_LABELS),
     _counter("shoal_changes_total", "segment changes decided", "reason", CHANGE_REASONS),
-    _gauge("shoal_churn_per_1000_events", "changes per 1,000 of the latest 10,000 accepted events", UNKNOWN),
+    _gauge("shoal_churn_per_1000_events", "users that moved, per 1,000 of the latest 10,000 events", UNKNOWN),
     # --- recovery
     Metric("shoal_phase", "gauge", "1 for the phase the engine is in", ("phase",), _column(*Phase)),
     _gauge("shoal_ready", "1 when recovered, polling and committing"),

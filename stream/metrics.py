@@ -29,6 +29,7 @@ from .metric_table import (
     RANKS_MAX,
     STAGES,
     TOPICS,
+    UNKNOWN,
     Metric,
     describe,
 )
@@ -63,7 +64,7 @@ class Metrics:
         self.status = Status()
         self._clock_s = clock_s
         self._lag = Lag()
-        self._churn: deque[tuple[int, int]] = deque(maxlen=CHURN_STEPS_MAX)  # (events, changes) per step
+        self._churn: deque[tuple[int, int]] = deque(maxlen=CHURN_STEPS_MAX)  # (events, moves) per step
         self._computing_s = 0.0
         self._covered_step: int | None = None  # the step that a restart would start from
         self._saved_s: float | None = None
@@ -137,7 +138,8 @@ class Metrics:
         self.health.turned()
         self._set("shoal_silhouette", silhouette)
         self._set("shoal_davies_bouldin", davies_bouldin)
-        self._set("shoal_inertia", float(sum(inertia)))
+        known = [value for value in inertia if value > 0]  # 0: a centre without rows in the reservoir
+        self._set("shoal_inertia", sum(known) / len(known) if known else UNKNOWN)
 
     def render(self) -> bytes:
         """All metrics in Prometheus' text format."""
@@ -192,7 +194,7 @@ class Metrics:
         for reason, n in changes.items():
             known = reason if reason in CHANGE_REASONS else "other"
             self._made["shoal_changes_total"].labels(known).inc(n)
-        self._set_churn(output.counts.accepted, sum(changes.values()))
+        self._set_churn(output.counts.accepted, gauges.get("moved", 0))
 
     def _rank(self, ranked: list[int]) -> None:
         """Sizes, largest first. A rank that was there before and is empty now shows 0, not its old size."""
@@ -203,13 +205,13 @@ class Metrics:
             self._made["shoal_segment_users"].labels(str(rank)).set(size)
         self._made["shoal_segment_users"].labels("other").set(sum(ranked[RANKS_MAX:]))
 
-    def _set_churn(self, events: int, changes: int) -> None:
-        self._churn.append((events, changes))
+    def _set_churn(self, events: int, moved: int) -> None:
+        self._churn.append((events, moved))
         seen = sum(n for n, _ in self._churn)
         while len(self._churn) > 1 and seen - self._churn[0][0] >= CHURN_EVENTS:
             seen -= self._churn.popleft()[0]
         if seen:
-            self._set("shoal_churn_per_1000_events", 1000 * sum(c for _, c in self._churn) / seen)
+            self._set("shoal_churn_per_1000_events", 1000 * sum(m for _, m in self._churn) / seen)
 
     def _set_lag(self, lag: Mapping[int, int]) -> None:
         seconds = self._lag.observe(lag, self._clock_s())
@@ -240,7 +242,7 @@ class Metrics:
         self._made["shoal_snapshot_age_seconds"].set_function(self._snapshot_age_s)
 
     def _snapshot_age_s(self) -> float:
-        return float("nan") if self._saved_s is None else self._clock_s() - self._saved_s
+        return UNKNOWN if self._saved_s is None else self._clock_s() - self._saved_s
 
 
 def _make(metric: Metric, registry: prometheus.CollectorRegistry) -> Any:

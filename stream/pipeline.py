@@ -36,7 +36,12 @@ class Pipeline:
     """step(step) -> Output; owns all state. The same state and step give the same bytes, anywhere."""
 
     def __init__(
-        self, config: Config, publisher: Publisher, segmenter: Segmenter, probe: Probe = no_probe
+        self,
+        config: Config,
+        features: Features,
+        publisher: Publisher,
+        segmenter: Segmenter,
+        probe: Probe = no_probe,
     ) -> None:
         self.config_hash = config.pure_hash()
         self.probe = probe
@@ -44,7 +49,7 @@ class Pipeline:
         self.clock = Clock(config.time)
         self.admission = Admission(config.features)
         self.users = Users(config.features)
-        self.features = Features(config.features)
+        self.features = features
         self.warmup = Warmup(config.segmenter)
         self.publisher = publisher
         self.segmenter = segmenter
@@ -177,6 +182,7 @@ class Pipeline:
             "users": len(self.users),
             "sizes": self.membership.sizes(),
             "changes": self.narrator.changes_by_reason(),
+            "moved": int(((moves.before > 0) & (moves.after > 0)).sum()),
             "loss": self.publisher.loss,
             "encoder_version": self.publisher.version,
             "publication": publication,
@@ -189,7 +195,9 @@ class Pipeline:
         z = self.publisher.encode(self.publisher.reservoir)
         nearest, distances = self.segmenter.score(z)
         own = distances[np.arange(len(z)), nearest]
-        inertia = [float(own[nearest == c].mean()) if (nearest == c).any() else 0.0 for c in range(self.segmenter.k)]
+        inertia = [
+            float(own[nearest == c].mean()) if (nearest == c).any() else 0.0 for c in range(self.segmenter.k)
+        ]
         return silhouette(z, nearest), davies_bouldin(z, nearest), inertia
 
     def snapshot(self) -> State:

@@ -121,7 +121,8 @@ class Population:
             if at_ms >= end_ms:
                 break
             for user in change.users.tolist():
-                spans[user].append(world._span(user, begun[user], at_ms))
+                if begun[user] < at_ms:  # two changes on one day: the second counts
+                    spans[user].append(world._span(user, begun[user], at_ms))
                 begun[user] = at_ms
             world.advance(change.day)
         for user, from_ms in enumerate(begun):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from .events import F32, F64, I32, Manifest, OutRecord, Output, Range, Records
+from .events import F32, F64, I32, Manifest, Output, OutRecord, Range, Records
 
 State = dict[str, Any]
 """A part's state: nested dicts of numpy arrays, bytes, str, int, float, bool, None and lists of these.
@@ -163,7 +163,6 @@ class Store(Protocol):
     def save(self, step: int, manifest_hash: str, state: State) -> int:
         """Keep this state; the size in bytes, 0 when nothing is kept."""
 
-
     def newest(self, not_past: int) -> Iterator[tuple[int, str, State]]:
         """Valid snapshots with step <= not_past, newest first; damaged ones are skipped with a warning."""
 
@@ -180,9 +179,13 @@ class Phase(StrEnum):
 class Observer(Protocol):
     """Who watches the engine: metrics and progress. Nothing an observer does reaches the pipeline."""
 
-    def stage(self, name: str) -> AbstractContextManager[None]: ...  # decode admit windows rows score learn changes poll commit
+    def stage(
+        self, name: str
+    ) -> AbstractContextManager[None]: ...  # decode admit windows rows score learn changes poll commit
     def phase(self, phase: Phase) -> None: ...
-    def committed(self, output: Output, commit_s: float, lag: Mapping[int, int], latency_s: float | None) -> None:
+    def committed(
+        self, output: Output, commit_s: float, lag: Mapping[int, int], latency_s: float | None
+    ) -> None:
         """A step is durable. `latency_s`: newest accepted event's time to commit, where a wall clock is used."""
 
     def alive(self, lag: Mapping[int, int]) -> None: ...  # the loop turned, with or without input

@@ -145,7 +145,7 @@ class Progress:
             self._live.stop()
             self._live = None
         if self.seen.step:
-            self._console.print(self.line(), soft_wrap=True)
+            self._say("")
 
     # --- the observer -------------------------------------------------------------------------------------
 
@@ -205,7 +205,7 @@ class Progress:
         seen = self.seen
         parts = [
             f"{self._clock_s() - self._began_s:6.1f} s",
-            self._phase.value,
+            "done" if self._phase is Phase.STOPPING and not seen.lag else self._phase.value,
             f"{seen.counts.records:,} records{self._share()}",
             f"{self.events_per_s():,.0f}/s",
             f"{seen.users:,} users",

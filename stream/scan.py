@@ -9,56 +9,66 @@ About 1 ns per byte.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
-from .events import I64, Bool
+from .events import I64
+
+NOT_ASCII, DEEP, NUMBER, UNREAD = 1, 2, 4, 8
 
 _EXPONENT_DIGITS = 3  # 1e100 may be too large, 1e99 may not
-_RUN_DIGITS = 100  # so many digits in a row, and a short exponent, may be too large
+_RUN_DIGITS = 100  # so many digits in a row, with a shorter exponent, may be too large
 
 
 @njit(cache=True)
-def scan(data: np.ndarray, ends: I64, depth_max: int) -> tuple[Bool, Bool]:
-    """Joined records (b,), their ends (n,) -> which nest deeper than depth_max (n,), which look odd (n,).
+def scan(data: NDArray[np.uint8], ends: I64, depth_max: int) -> NDArray[np.uint8]:
+    """Joined records (b,) and where each ends (n,) -> flags (n,).
 
-    Odd: bytes that are not ASCII, or a number that a double may not hold.
+    NOT_ASCII  has bytes that are not ASCII
+    DEEP       nests deeper than depth_max
+    NUMBER     has a number that a double may not hold
     """
-    n = len(ends)
-    deep = np.zeros(n, np.bool_)
-    odd = np.zeros(n, np.bool_)
+    flags = np.zeros(len(ends), np.uint8)
     start = 0
-    for i in range(n):
-        deep[i], odd[i] = _scan_one(data[start : ends[i]], depth_max)
+    for i in range(len(ends)):
+        flags[i] = _scan_one(data[start : ends[i]], depth_max)
         start = ends[i]
-    return deep, odd
+    return flags
 
 
 @njit(cache=True)
-def _scan_one(data: np.ndarray, depth_max: int) -> tuple[bool, bool]:
-    depth = run = exponent = 0  # exponent: 0 outside, 1 after the e, 1 + digits so far inside
-    text = escaped = deep = odd = False
+def _scan_one(data: Any, depth_max: int) -> int:
+    flags = depth = run = 0
+    exponent = 0  # 0: outside an exponent; 1 + its digits so far: inside
+    in_text = escaped = False
     for c in data:
-        odd |= c >= 0x80
-        if text:
+        if c >= 0x80:
+            flags |= NOT_ASCII
+        if in_text:
             if escaped:
                 escaped = False
-            elif c == 0x5C:
+            elif c == 0x5C:  # backslash
                 escaped = True
-            elif c == 0x22:
-                text = False
+            elif c == 0x22:  # quotation mark
+                in_text = False
         elif 0x30 <= c <= 0x39:
             run += 1
             exponent += exponent > 0
-            odd |= (exponent > _EXPONENT_DIGITS) | (run >= _RUN_DIGITS)
+            if exponent > _EXPONENT_DIGITS or run >= _RUN_DIGITS:
+                flags |= NUMBER
         else:
-            exponent = 1 if (c | 0x20 == 0x65 and run > 0) or (c == 0x2B and exponent == 1) else 0
+            starts = (c == 0x65 or c == 0x45) and run > 0  # e or E after a digit
+            exponent = 1 if starts or (c == 0x2B and exponent == 1) else 0  # a plus sign may follow
             run = 0
             if c == 0x22:
-                text = True
+                in_text = True
             elif c == 0x5B or c == 0x7B:
                 depth += 1
-                deep |= depth > depth_max
+                if depth > depth_max:
+                    flags |= DEEP
             elif c == 0x5D or c == 0x7D:
                 depth -= 1
-    return deep, odd
+    return flags

@@ -73,15 +73,15 @@ class Simulator:
         self.days, self._scale = _span(settings)
         self.planted = Planted()
 
-    def batches(self) -> Iterator[Batch]:
-        """All records from the start, at most BATCH at a time. Calling it again begins anew."""
+    def batches(self, size: int = BATCH) -> Iterator[Batch]:
+        """All records from the start, at most `size` at a time. Calling it again begins anew."""
         self.planted = Planted()
         left = self.settings.events
         writer = Writer(Population(self.settings, self.days), self._shop)
         for rows in self._days():
             rows = rows[:left]
-            for start in range(0, len(rows), BATCH):
-                part = rows[start : start + BATCH]
+            for start in range(0, len(rows), size):
+                part = rows[start : start + size]
                 self._count(part)
                 yield Batch(part["arrival_ms"].copy(), *writer.write(part))
             if left is not None:
@@ -173,12 +173,12 @@ def _check(settings: Settings) -> None:
         raise InputError(
             f"simulation: {settings.users} users, {settings.bots} of them bots: wanted 1 or more"
         )
-    if not settings.personas or not 0 <= settings.deaths < len(settings.personas) + len(settings.births):
+    if not 0 <= settings.deaths < len(settings.personas):
         raise InputError(
             f"simulation: {settings.deaths} deaths among {len(settings.personas)} personas: one must survive"
         )
     wrong = settings.duplicates + settings.late + settings.future + settings.absurd
     if wrong + sum(share for _, share in settings.corrupt) > 0.5:
-        raise InputError("simulation: more than half of the records would be duplicates or faulty: ask for less")
+        raise InputError("simulation: over half of the records would be duplicates or faulty: ask for less")
     if settings.drift not in ("none", "slow", "abrupt"):
         raise InputError(f"simulation: drift {settings.drift!r}: wanted slow, abrupt or none")

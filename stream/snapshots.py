@@ -102,6 +102,7 @@ def _flatten(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, dict):
         return {"d": {key: _flatten(inner, arrays) for key, inner in value.items()}}
     if isinstance(value, np.ndarray):
+        assert value.dtype != object, "state holds an object array"
         return {"a": _put(arrays, value), "s": list(value.shape)}
     if isinstance(value, bytes):
         return {"b": _put(arrays, np.frombuffer(value, np.uint8))}
@@ -136,7 +137,9 @@ def _unflatten(node: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
             return arrays[body].tobytes()
         case "t":
             text, ends = arrays[body[0]].tobytes(), arrays[body[1]].tolist()
-            return [text[a:b].decode("utf-8", "surrogatepass") for a, b in zip([0, *ends], ends, strict=False)]
+            return [
+                text[a:b].decode("utf-8", "surrogatepass") for a, b in zip([0, *ends], ends, strict=False)
+            ]
         case "l":
             return [_unflatten(inner, arrays) for inner in body]
         case "i":

@@ -67,7 +67,9 @@ class MemorySource:
     def read(self, ranges: Sequence[Range]) -> Records:
         for r in ranges:
             self._check(r.partition, r.end)
-        parts = [_records(r.partition, r.start, self._partitions[r.partition][r.start : r.end]) for r in ranges]
+        parts = [
+            _records(r.partition, r.start, self._partitions[r.partition][r.start : r.end]) for r in ranges
+        ]
         return join(parts)
 
     def _check(self, partition: int, offset: int) -> None:
@@ -114,7 +116,9 @@ class FileSource:
         self._follow = follow
         self.finite = not follow
         if follow and path.endswith(".gz"):
-            raise InputError(f"{path}: a compressed file cannot be followed; unpack it, or leave out --follow")
+            raise InputError(
+                f"{path}: a compressed file cannot be followed; unpack it, or leave out --follow"
+            )
         self._lines: _Lines | None = None
         self._replay: tuple[int, _Lines] | None = None  # next line number, reader
         self._next = 0

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from .config import Config
 from .engine import Engine
 from .pipeline import Pipeline
-from .ports import Observer, Probe, Sink, Source, Store, no_probe
+from .ports import Observer, Phase, Probe, Sink, Source, Store, no_probe
 from .snapshots import DirectoryStore, NoStore
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -26,10 +27,10 @@ def build_pipeline(config: Config, probe: Probe = no_probe) -> Pipeline:
     from .features import Features
     from .segmenter import make_segmenter
 
-    d = Features.width(config.features)
-    publisher = make_publisher(config.encoder, d)
+    features = Features(config.features)
+    publisher = make_publisher(config.encoder, features.d)
     segmenter = make_segmenter(config.segmenter, publisher.d_out)
-    return Pipeline(config, publisher, segmenter, probe)
+    return Pipeline(config, features, publisher, segmenter, probe)
 
 
 def build_store(config: Config) -> Store:
@@ -47,12 +48,12 @@ def file_ports(input_path: str, output: str, follow: bool = False) -> tuple[Sour
     return FileSource(input_path, follow), sink
 
 
-def kafka_ports(config: Config) -> tuple[Source, Sink]:
+def kafka_ports(config: Config, on_phase: Callable[[Phase], None] | None = None) -> tuple[Source, Sink]:
     """Source and sink of a run on Kafka: one consumer group, one transactional producer."""
     from ..sinks.kafka import KafkaSink
     from .kafka import KafkaSource
 
-    source = KafkaSource(config.kafka)
+    source = KafkaSource(config.kafka, on_phase)
     return source, KafkaSink(config.kafka, source.group_metadata)
 
 

@@ -95,7 +95,12 @@ class JarBroker(Broker):
         self._properties = folder / "server.properties"
         self._properties.write_text(
             _PROPERTIES.format(
-                plain=plain, sasl=sasl, controller=controller, data=folder / "data", user=USER, password=PASSWORD
+                plain=plain,
+                sasl=sasl,
+                controller=controller,
+                data=folder / "data",
+                user=USER,
+                password=PASSWORD,
             )
         )
         self._process: subprocess.Popen[bytes] | None = None
@@ -117,7 +122,9 @@ class JarBroker(Broker):
         """Start, and wait until it answers."""
         log = (self._folder / "broker.log").open("ab")
         command = [*self._command("kafka.Kafka", "-Xmx512m"), str(self._properties)]
-        self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self._folder)
+        self._process = subprocess.Popen(
+            command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self._folder
+        )
         log.close()
         _wait_ready(self.address, lambda: self._process is not None and self._process.poll() is None)
 
@@ -228,7 +235,9 @@ def _docker_runs() -> bool:
     if shutil.which("docker") is None:
         return False
     try:
-        return subprocess.run(["docker", "info"], capture_output=True, timeout=10, check=False).returncode == 0
+        return (
+            subprocess.run(["docker", "info"], capture_output=True, timeout=10, check=False).returncode == 0
+        )
     except subprocess.TimeoutExpired:
         return False
 
@@ -240,7 +249,9 @@ def _jars() -> Path:
         stamp.write_text(wanted)
         return LIBS
     if shutil.which("mvn") is None:
-        raise Unavailable("no Kafka jars and no Maven to fetch them; install Maven, or set SHOAL_TEST_KAFKA=host:port")
+        raise Unavailable(
+            "no Kafka jars and no Maven to fetch them; install Maven, or set SHOAL_TEST_KAFKA=host:port"
+        )
     shutil.rmtree(LIBS, ignore_errors=True)
     command = ["mvn", "-q", "-B", "-f", str(POM), COPY, f"-DoutputDirectory={LIBS}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -255,10 +266,9 @@ def _free_ports(count: int) -> list[int]:
     found: list[int] = []
     port = 15_000 + os.getpid() % 10_000
     while len(found) < count:
-        with socket.socket() as probe:
-            with contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                found.append(port)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.append(port)
         port += 1
     return found
 

@@ -14,6 +14,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+
 from shoal.stream.config import Http
 from shoal.stream.http import Server, page, start
 from shoal.stream.metrics import Metrics, Status

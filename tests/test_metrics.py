@@ -11,6 +11,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
+
 from shoal.stream import metric_table
 from shoal.stream.config import Http
 from shoal.stream.events import (
@@ -46,6 +47,7 @@ GAUGES: Mapping[str, Any] = {
     "users": 42,
     "sizes": {"s-1": 30, "s-2": 12, "s-3": 0},
     "changes": {"user_behavior": 3},
+    "moved": 2,
     "loss": 0.25,
     "encoder_version": 2,
     "publication": None,
@@ -161,13 +163,13 @@ def test_a_segment_that_is_gone_leaves_no_size_behind() -> None:
     assert found.get(("shoal_segment_users", ("2",)), 0) == 0
 
 
-def test_churn_is_changes_per_thousand_recent_events() -> None:
-    """The first assignment storm leaves the window after CHURN_EVENTS events."""
+def test_churn_is_moves_per_thousand_recent_events() -> None:
+    """First assignments are no churn; what is older than CHURN_EVENTS events is forgotten."""
     metrics = Metrics()
 
-    def step(events: int, changes: int) -> float:
+    def step(events: int, moved: int) -> float:
         counts = Counts(records=events, accepted=events, by_type={"view": events})
-        metrics.committed(output(counts=counts, changes={"user_behavior": changes}), 0.1, {}, None)
+        metrics.committed(output(counts=counts, changes={"user_behavior": 400}, moved=moved), 0.1, {}, None)
         return samples(metrics)["shoal_churn_per_1000_events", ()]
 
     assert step(1000, 500) == 500

@@ -55,10 +55,16 @@ class StageTimes:
         if phase is Phase.RUNNING:
             self.started_s = time.perf_counter()
 
-    def committed(self, output: Output, commit_s: float, lag: Mapping[int, int], latency_s: float | None) -> None:
+    def committed(
+        self, output: Output, commit_s: float, lag: Mapping[int, int], latency_s: float | None
+    ) -> None:
         self.changes += sum(record.topic == CHANGES for record in output.records)
         self.commits.append(commit_s)
-        if self.engine is not None and self._records is not None and self.engine.counts.records >= self._records:
+        if (
+            self.engine is not None
+            and self._records is not None
+            and self.engine.counts.records >= self._records
+        ):
             self.engine.stop()
 
     def alive(self, lag: Mapping[int, int]) -> None: ...
@@ -89,8 +95,8 @@ def shoal(config: Config, ports: tuple[Source, Sink], records: int | None) -> di
 
 def _compile(config: Config) -> None:
     """Run a few events through a pipeline of its own, so that no kernel is compiled while timed."""
-    from ..sources import MemorySource
     from ...sinks.memory import MemorySink
+    from ..sources import MemorySource
 
     line = b'{"event_id":"%d","type":"purchase","user_id":"u%d","event_time":1700000000000,"value":1.5,' \
            b'"items":[{"id":"i%d","category":["a","b"]}]}'  # fmt: skip
@@ -134,7 +140,9 @@ def _river_kafka(config: Config, limit: int) -> dict[str, Any]:
     )
     producer = KafkaProducer(bootstrap_servers=servers, linger_ms=5)
     values = (record.value for _, record in zip(range(limit), consumer, strict=False))
-    result = river(config, values, lambda change: producer.send(f"{config.kafka.topic_prefix}river.changes", change))
+    result = river(
+        config, values, lambda change: producer.send(f"{config.kafka.topic_prefix}river.changes", change)
+    )
     producer.flush()
     consumer.close()
     return result

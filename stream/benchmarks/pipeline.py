@@ -37,12 +37,16 @@ def measure(
             count = min(count, sum(1 for _ in file))
         for turn in range(rounds):
             for name, limit in _contestants(count, peer_count, servers):
-                flags = _kafka_flags(path, limit, servers, f"bench-{turn}-{name}-{time.time_ns()}.")
-                settings = [*overrides, *(flags if name.endswith("kafka") else [])]
+                settings = list(overrides)
+                if servers is not None and name.endswith("kafka"):
+                    settings += _fill_topic(path, limit, servers, f"bench-{time.time_ns()}.")
                 result = _contestant(name, path, limit, settings)
                 runs.setdefault(name, []).append(result)
                 if echo:
-                    click.echo(f"round {turn + 1} {name}: {result['events'] / result['seconds']:,.0f} events/s", err=True)
+                    click.echo(
+                        f"round {turn + 1} {name}: {result['events'] / result['seconds']:,.0f} events/s",
+                        err=True,
+                    )
     return {"machine": _machine(), "events": count, "rounds": rounds, "contestants": _medians(runs)}
 
 
@@ -51,20 +55,49 @@ def _contestants(count: int, peer_count: int, servers: str | None) -> list[tuple
     return names + ([("shoal-kafka", count), ("river-kafka", peer_count)] if servers else [])
 
 
-def _kafka_flags(path: Path, limit: int, servers: str | None, prefix: str) -> list[str]:
-    """A fresh topic with the events in it, for one contestant."""
-    if servers is None:
-        return []
-    from ..config import load
-    from ..kafka import connect
+def _fill_topic(path: Path, limit: int, servers: str, prefix: str) -> list[str]:
+    """Fresh topics with the events in them, for one contestant; the settings that name them."""
+    from kafka import KafkaProducer
 
-    flags = [f"kafka.bootstrap_servers={servers}", f"kafka.topic_prefix={prefix}", f"kafka.group_id={prefix}group"]
-    flags += ["kafka.create_topics=true"]
+    from ..config import load
+    from ..kafka_admin import ensure_topics, input_topic
+    from ..kafka_client import connect, make, settings
+
+    flags = [
+        f"kafka.bootstrap_servers={servers}",
+        f"kafka.topic_prefix={prefix}",
+        f"kafka.group_id={prefix}group",
+    ]
+    config = load(None, [*flags, "kafka.create_topics=true"]).kafka
+    admin = connect(config, lambda: False)
+    assert admin is not None
+    ensure_topics(admin, config)
+    admin.close()
+    producer = make(KafkaProducer, **settings(config), linger_ms=20, batch_size=1 << 18)
+    with path.open("rb") as file:
+        for line in islice(file, limit):
+            producer.send(input_topic(config), line.rstrip(b"\n"), key=_user_key(line))
+    producer.flush()
+    producer.close()
     return flags
 
 
+def _user_key(line: bytes) -> bytes | None:
+    event = json.loads(line)
+    name = event.get("user_id") or event.get("anonymous_id")
+    return str(name).encode() if name else None
+
+
 def _contestant(name: str, path: Path, limit: int, settings: list[str]) -> dict[str, Any]:
-    command = [sys.executable, "-m", "shoal.stream.benchmarks.contestants", name, str(path), "--limit", str(limit)]
+    command = [
+        sys.executable,
+        "-m",
+        "shoal.stream.benchmarks.contestants",
+        name,
+        str(path),
+        "--limit",
+        str(limit),
+    ]
     for setting in settings:
         command += ["--set", setting]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -75,9 +108,14 @@ def _contestant(name: str, path: Path, limit: int, settings: list[str]) -> dict[
 
 
 def _simulate(path: Path, count: int) -> Path:
-    from ..simulator import Simulation
+    """Contract events of the simulator, all of them valid: the peer has no notion of a bad record."""
+    from ..population import Settings
+    from ..simulator import Simulator
 
-    raise NotImplementedError
+    with path.open("wb") as file:
+        for batch in Simulator(Settings(users=max(100, count // 50), events=count)).batches():
+            file.write(b"\n".join(value for value in batch.values if value is not None) + b"\n")
+    return path
 
 
 def _medians(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -116,8 +154,12 @@ def render(result: dict[str, Any]) -> str:
     ]  # fmt: skip
     for name, row in result["contestants"].items():
         ratio = f"{row['times_river']:.1f}" if "times_river" in row else "1"
-        lines.append(f"| {name} | {row['events_per_s']:,.0f} | {ratio} | {row['peak_bytes'] / 2**20:,.0f} MiB |")
-    staged = {name: row["us_per_event"] for name, row in result["contestants"].items() if "us_per_event" in row}
+        lines.append(
+            f"| {name} | {row['events_per_s']:,.0f} | {ratio} | {row['peak_bytes'] / 2**20:,.0f} MiB |"
+        )
+    staged = {
+        name: row["us_per_event"] for name, row in result["contestants"].items() if "us_per_event" in row
+    }
     stages = list(dict.fromkeys(stage for times in staged.values() for stage in times))
     lines += ["", "| microseconds per event | " + " | ".join(stages) + " |", "|---|" + "---:|" * len(stages)]
     for name, times in staged.items():

@@ -135,7 +135,9 @@ class RiverPipeline:
         self._interest(user, items, now_ms, x)
         return x
 
-    def _interest(self, user: User, items: Iterable[dict[str, Any]], now_ms: int, x: dict[str, float]) -> None:
+    def _interest(
+        self, user: User, items: Iterable[dict[str, Any]], now_ms: int, x: dict[str, float]
+    ) -> None:
         if not self._dim:
             return
         user.interest *= 0.5 ** ((now_ms - user.interest_ms) / self._half_life_ms)

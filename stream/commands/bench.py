@@ -17,12 +17,20 @@ def command() -> None:
 
 
 @command.command()
-@click.option("--events", type=click.Path(exists=True, path_type=Path), help="Contract events; else simulated.")
+@click.option(
+    "--events", type=click.Path(exists=True, path_type=Path), help="Contract events; else simulated."
+)
 @click.option("--count", default=200_000, show_default=True, help="Events for Shoal.")
-@click.option("--peer-count", default=6_000, show_default=True, help="Events for the River pipeline (it is slow).")
-@click.option("--rounds", default=3, show_default=True, help="Rounds; contestants take turns, medians are shown.")
+@click.option(
+    "--peer-count", default=6_000, show_default=True, help="Events for the River pipeline (it is slow)."
+)
+@click.option(
+    "--rounds", default=3, show_default=True, help="Rounds; contestants take turns, medians are shown."
+)
 @click.option("--kafka", "servers", help="HOST:PORT of a broker; without one only files are compared.")
-@click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Configuration of Shoal.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Configuration of Shoal."
+)
 @as_json
 def pipeline(
     events: Path | None,

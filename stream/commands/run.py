@@ -49,7 +49,9 @@ def command(
     is the long-running Kafka consumer that the configuration describes.
     """
     if (input_path is None) != (output is None):
-        raise ConfigError("--input and --output go together: a run over files needs both, a run on Kafka neither")
+        raise ConfigError(
+            "--input and --output go together: a run over files needs both, a run on Kafka neither"
+        )
     if create_topics:
         overrides += ("kafka.create_topics=true",)
     config = configuration(config_path, overrides)
@@ -59,7 +61,15 @@ def command(
         log.debug("%s", line)
     quiet = as_json or output == "-"
     if input_path is not None and output is not None:
-        _run_files(config, input_path, output, follow, serve=http or config.http != Http(), quiet=quiet, as_json=as_json)
+        _run_files(
+            config,
+            input_path,
+            output,
+            follow,
+            serve=http or config.http != Http(),
+            quiet=quiet,
+            as_json=as_json,
+        )
     else:
         _run_kafka(config, as_json)
 
@@ -91,13 +101,15 @@ def _run_kafka(config: Config, as_json: bool) -> None:
     try:
         with ExitStack() as stack:
             observer = _observe(config, stack, serve=True, progress=False)
-            engine = build_engine(config, kafka_ports(config), observer)
+            engine = build_engine(config, kafka_ports(config, observer.phase), observer)
             with_signals(engine, engine.run)
     except CommitUnknown as error:
         _start_again(config, error)
     log.info("stopped after step %d", engine.steps)
     if as_json:
-        sys.stdout.buffer.write(orjson.dumps({"step": engine.steps, "records": engine.counts.records}) + b"\n")
+        sys.stdout.buffer.write(
+            orjson.dumps({"step": engine.steps, "records": engine.counts.records}) + b"\n"
+        )
 
 
 def _start_again(config: Config, error: CommitUnknown) -> None:

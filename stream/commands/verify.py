@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 @click.option("--output", help="The folder the run wrote.")
 @as_json
 def command(
-    config_path: Path | None, overrides: tuple[str, ...], input_path: str | None, output: str | None, as_json: bool
+    config_path: Path | None,
+    overrides: tuple[str, ...],
+    input_path: str | None,
+    output: str | None,
+    as_json: bool,
 ) -> None:
     """Recompute every recorded step from the beginning and compare it with what was recorded and published.
 

@@ -1,0 +1,135 @@
+"""When new encoder weights may serve. Weights and centres change together, or not at all.
+
+    learn        rows go into the reservoir; full half-batches of them, each with as many replayed rows, are
+                 gradient steps of the learning copy
+    attempt      every `publish_every_rows` learned rows: embed the reservoir with both copies, lay the
+                 candidate onto the serving space, carry the centres over, count whose nearest centre changes
+    publication  if that is within `churn_budget`: centres and weights change, both in this call
+
+Between two publications nothing that `encode` returns changes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import xxhash
+
+from ..stream import config
+from ..stream.events import F32
+from ..stream.ports import Publication, Segmenter, State
+from .alignment import align, carry_over
+from .base import Published
+from .kernels import nearest
+from .replay import Reservoir
+
+STEPS_MAX = 8
+"""Gradient steps per call: beyond 8 half-batches of rows, load turns into subsampling, not into lag."""
+
+WARM_STEPS = 2000
+"""Gradient steps on the warm-up buffer at most (about 2 s), and at most `WARM_EPOCHS` passes over it."""
+WARM_EPOCHS = 200
+
+
+class ReplayPublisher:
+    """An encoder, its reservoir and its publications. Memory: replay_rows + batch rows, and the weights."""
+
+    def __init__(self, encoder: Published, config: config.Encoder) -> None:
+        self._encoder = encoder
+        self._half = max(1, config.batch // 2)
+        self._every = config.publish_every_rows
+        self._budget = config.churn_budget
+        self._replay = Reservoir(config.replay_rows, encoder.d_in, config.seed)
+        self._fresh: F32 = np.empty((0, encoder.d_in), np.float32)  # less than half a batch, not yet learned
+        self._since = 0  # rows learned since the last attempt
+        self.loss = 0.0
+        self.d_out = encoder.d_out
+
+    @property
+    def version(self) -> int:
+        return self._encoder.version
+
+    @property
+    def reservoir(self) -> F32:
+        return self._replay.rows
+
+    def encode(self, x: F32) -> F32:
+        """(n, d_in) -> (n, d_out), by the serving weights."""
+        return self._encoder.encode(x)
+
+    def encode_previous(self, x: F32) -> F32 | None:
+        """(n, d_in) -> (n, d_out), by the weights that served before; None if there were none."""
+        return self._encoder.encode_previous(x)
+
+    def warm(self, x: F32) -> None:
+        """First training, on the warm-up buffer (n, d_in), n >= 1; then version 1 serves."""
+        self._replay.add(x)
+        if self._encoder.learns:
+            batch = min(2 * self._half, len(x))
+            per_epoch = -(-len(x) // batch)
+            for _ in range(min(WARM_EPOCHS, max(1, WARM_STEPS // per_epoch))):
+                order = self._replay.shuffled(len(x))
+                losses = [self._encoder.learn(x[order[i : i + batch]]) for i in range(0, len(x), batch)]
+                self.loss = float(np.mean(losses))
+        self._encoder.publish()
+
+    def learn(self, x: F32, segmenter: Segmenter) -> Publication | None:
+        """Learn from rows (n, d_in) already scored; when due, try to publish. None when no attempt was due."""
+        self._replay.add(x)
+        if not self._encoder.learns or not len(x):
+            return None
+        self._train(np.concatenate([self._fresh, x]))
+        self._since += len(x)
+        if self._since < self._every:
+            return None
+        self._since = 0
+        return self._attempt(segmenter)
+
+    def _train(self, fresh: F32) -> None:
+        """Gradient steps of half fresh and half replayed rows; what does not fill a half-batch waits."""
+        steps = len(fresh) // self._half
+        self._fresh = fresh[steps * self._half :].copy()
+        taken = np.arange(min(steps, STEPS_MAX)) * steps // max(1, min(steps, STEPS_MAX))  # evenly spread
+        losses = []
+        for at in taken.tolist():
+            new = fresh[at * self._half : (at + 1) * self._half]
+            losses.append(self._encoder.learn(np.concatenate([new, self._replay.draw(self._half)])))
+        if losses:
+            self.loss = float(np.mean(losses))
+
+    def _attempt(self, segmenter: Segmenter) -> Publication:
+        x = self._replay.rows
+        z_old, z_new = self._encoder.encode(x), self._encoder.encode_candidate(x)
+        matrix, shift = align(z_new, z_old)
+        z_new = (z_new @ matrix + shift).astype(np.float32)
+        members = nearest(z_old, segmenter.centres)
+        centres = carry_over(z_new, z_old, members, segmenter.centres)
+        churn = float(np.mean(nearest(z_new, centres) != members))
+        published = churn <= self._budget
+        if published:
+            segmenter.carry(centres)
+            self._encoder.publish(matrix, shift)
+        return Publication(self.version, published, churn)
+
+    def fingerprint(self) -> bytes:
+        """Of the weights of both copies, the optimiser and the reservoir's counters: 16 bytes."""
+        h = xxhash.xxh3_128()
+        for part in self._encoder.parts():
+            h.update(np.ascontiguousarray(part))
+        h.update(repr((self.version, self._since, self._replay.counters())).encode())
+        h.update(self._fresh)
+        return h.digest()
+
+    def snapshot(self) -> State:
+        return {
+            "encoder": self._encoder.snapshot(),
+            "replay": self._replay.snapshot(),
+            "fresh": self._fresh.copy(),
+            "since": self._since,
+            "loss": self.loss,
+        }
+
+    def restore(self, state: State) -> None:
+        self._encoder.restore(state["encoder"])
+        self._replay.restore(state["replay"])
+        self._fresh = state["fresh"].copy()
+        self._since, self.loss = state["since"], state["loss"]

@@ -1,0 +1,166 @@
+"""Why a user changed segment: did the user move, did the model, or did a new encoder?
+
+Per user one anchor is kept: the embedding of the last scoring in which the user's own segment was the
+nearest. Scorings that disagree do not replace it, so the anchor is what the user was like before it started
+to leave, however many confirmations the move then took.
+
+All comparisons are leads: how much nearer the old segment is than the new one, in units of the distance
+between their two centres,
+
+    lead(z, C) = (|z - c_new| - |z - c_old|) / |c_new - c_old|      in -1..1, negative: z belongs to the new
+
+    same encoder      lead(anchor, today's centres) < 0: the anchor itself would change segment today, so
+                      the model moved (segment_moved); else the user did (user_behavior)
+    another encoder   lead(today's row under the previous encoder, its last centres) >= 0: without the
+                      publication the user would have stayed (encoder_published); else user_behavior
+
+    user_shift + model_shift = lead at the anchor, then - lead now
+
+where the middle lead parts the two shares. The lead at the anchor was measured against its runner-up: exact
+when the user moves there, else a lower bound, and so is model_shift (same encoder) or user_shift (another).
+A publication is seen one version back: for an anchor older than that the previous encoder still decides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .events import F32, F64, I32, I64, Scored
+from .membership import Moves
+from .ports import Publisher, Segmenter, State
+
+USER_BEHAVIOR, SEGMENT_MOVED, ENCODER_PUBLISHED, EXPIRY = (
+    "user_behavior",
+    "segment_moved",
+    "encoder_published",
+    "expiry",
+)
+KINDS = (USER_BEHAVIOR, SEGMENT_MOVED, ENCODER_PUBLISHED, EXPIRY)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why each of n changes happened. Shifts are 0 for first assignments and farewells."""
+
+    kind: tuple[str, ...]  # (n,) one of KINDS
+    user_shift: F64  # (n,) what the user's own change took from the old segment's lead
+    model_shift: F64  # (n,) what centres, or a new encoder, took from it
+
+    @staticmethod
+    def expiry(n: int) -> Verdict:
+        return Verdict((EXPIRY,) * n, np.zeros(n), np.zeros(n))
+
+
+class Attribution:
+    """One anchor per user slot, allocated once: 4 e + 12 bytes times `features.users_max`."""
+
+    def __init__(self, users_max: int, e: int) -> None:
+        self._z: F32 = np.zeros((users_max, e), np.float32)
+        self._version: I32 = np.full(users_max, -1, np.int32)  # encoder that made the anchor; -1: no anchor
+        self._label: I32 = np.full(users_max, -1, np.int32)  # centre of the user's segment
+        self._lead: F32 = np.zeros(users_max, np.float32)  # at the anchor, over its runner-up
+        self._centres: F64 | None = None  # (k, e) as last scored with
+        self._centres_version = -1
+        self._previous: F64 | None = None  # (k, e) as last scored with under the previous encoder version
+
+    def judge(self, moves: Moves, scored: Scored, publisher: Publisher, segmenter: Segmenter) -> Verdict:
+        """Why each of these moves happened. Called once a step after `decide`, before anything is learned."""
+        self._see(publisher.version, segmenter.centres)
+        n = len(moves)
+        verdict = Verdict((USER_BEHAVIOR,) * n, np.zeros(n), np.zeros(n))
+        moved = np.flatnonzero((moves.before != 0) & (moves.after != 0))
+        if len(moved):
+            verdict = self._compare(moves, moved, scored, publisher)
+        self._label[moves.slot] = moves.centre_after
+        return verdict
+
+    def _see(self, version: int, centres: F64) -> None:
+        """Keep today's centres; at the first sight of a new version, the last ones of the version before."""
+        if version != self._centres_version:
+            self._previous, self._centres_version = self._centres, version
+        self._centres = np.array(centres, np.float64)
+
+    def _compare(self, moves: Moves, moved: I64, scored: Scored, publisher: Publisher) -> Verdict:
+        assert self._centres is not None
+        slot, old, new = moves.slot[moved], moves.centre_before[moved], moves.centre_after[moved]
+        row = moves.row[moved]
+        same = self._version[slot] == publisher.version
+        start = self._lead[slot].astype(np.float64)
+        now = lead(scored.z[row], self._centres, old, new)
+        middle = np.where(same, lead(self._z[slot], self._centres, old, new), now)
+        other = np.flatnonzero(~same)
+        if len(other) and self._previous is not None:
+            z = publisher.encode_previous(scored.x[row[other]])
+            if z is not None:
+                middle[other] = lead(z, self._previous, old[other], new[other])
+        first, second = start - middle, middle - now
+        kinds = [USER_BEHAVIOR] * len(moves)
+        for i, is_same, part in zip(moved.tolist(), same.tolist(), middle.tolist(), strict=True):
+            if is_same:
+                kinds[i] = SEGMENT_MOVED if part < 0 else USER_BEHAVIOR
+            else:
+                kinds[i] = ENCODER_PUBLISHED if part >= 0 else USER_BEHAVIOR
+        user_shift, model_shift = np.zeros(len(moves)), np.zeros(len(moves))
+        user_shift[moved] = np.where(same, second, first)
+        model_shift[moved] = np.where(same, first, second)
+        return Verdict(tuple(kinds), user_shift, model_shift)
+
+    def remember(self, scored: Scored, version: int) -> None:
+        """Anchor the users whose own segment was the nearest. Called after `judge`, before learning."""
+        rows = np.flatnonzero(scored.nearest == self._label[scored.slots])
+        slots = scored.slots[rows]
+        self._z[slots] = scored.z[rows]
+        self._version[slots] = version
+        if len(rows) and self._centres is not None:
+            own = scored.nearest[rows]
+            self._lead[slots] = lead(
+                scored.z[rows], self._centres, own, _runner_up(scored.distances[rows], own)
+            )
+
+    def clear(self, slots: I32) -> None:
+        self._version[slots] = -1
+        self._label[slots] = -1
+
+    def snapshot(self) -> State:
+        placed = np.flatnonzero(self._label >= 0)
+        used = int(placed[-1]) + 1 if len(placed) else 0  # slots above are empty
+        return {
+            "z": self._z[:used].copy(),
+            "version": self._version[:used].copy(),
+            "label": self._label[:used].copy(),
+            "lead": self._lead[:used].copy(),
+            "centres": None if self._centres is None else self._centres.copy(),
+            "centres_version": self._centres_version,
+            "previous": None if self._previous is None else self._previous.copy(),
+        }
+
+    def restore(self, state: State) -> None:
+        used = len(state["label"])
+        self._version[:] = -1
+        self._label[:] = -1
+        self._z[:used], self._version[:used] = state["z"], state["version"]
+        self._label[:used], self._lead[:used] = state["label"], state["lead"]
+        self._centres = None if state["centres"] is None else state["centres"].copy()
+        self._previous = None if state["previous"] is None else state["previous"].copy()
+        self._centres_version = int(state["centres_version"])
+
+
+def lead(z: F32, centres: F64, old: I32, new: I32) -> F64:
+    """How much nearer z (n, e) is to its old centre than to the new one, per distance between the two.
+
+    (n,) in -1..1; negative where the new centre is nearer; 0 where the two centres coincide.
+    """
+    c_old, c_new = centres[old], centres[new]  # (n, e)
+    gap = np.sqrt(np.square(c_new - c_old).sum(axis=1))
+    to_old = np.sqrt(np.square(z - c_old).sum(axis=1))
+    to_new = np.sqrt(np.square(z - c_new).sum(axis=1))
+    return np.where(gap > 0, (to_new - to_old) / np.where(gap > 0, gap, 1.0), 0.0)
+
+
+def _runner_up(distances: F64, own: I32) -> I32:
+    """(n,) nearest centre other than the own one; the own one where there is no other."""
+    others = distances.copy()
+    others[np.arange(len(own)), own] = np.inf
+    return others.argmin(axis=1).astype(np.int32)

@@ -1,0 +1,188 @@
+"""What a step says to the outside: lineage, catalog, farewells, changes and members, rejects, as records.
+
+Keys of users (`user_key`): the user id as it came; `anon:` + the anonymous id for anonymous users; and, so
+that no two users ever share a key, `user:` + the user id where that id itself begins with `anon:` or `user:`.
+
+Headers follow the CloudEvents 1.0 Kafka binding, binary mode. `ce_id` is `user key:sequence`, so a reader
+that meets a record twice can tell; `ce_source` is `shoal/` + the configuration's hash, with `/members` and
+so on behind it, since source and id together must name one event. `ce_time` is stream time.
+
+Records are built in `end`, when the catalog has learned the step: the names that a change uses are those in
+the catalog record before it. What has to be read earlier (names of users that are about to be forgotten,
+why a user moved, versions of the models that decided) is read when the pipeline says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+
+from .attribution import KINDS, Verdict
+from .catalog import Profile
+from .events import (
+    CATALOG,
+    CHANGES,
+    I32,
+    I64,
+    LINEAGE,
+    MEMBERS,
+    REJECTED,
+    Events,
+    OutRecord,
+    Reject,
+    Scored,
+    Step,
+)
+from .membership import Lineage, Moves
+from .values import Told, causes, change_values, lineage_value, member_value, profile_value, rfc3339
+
+if TYPE_CHECKING:
+    from .pipeline import Pipeline
+
+Headers = tuple[tuple[str, bytes], ...]
+_JSON = ("content-type", b"application/json")
+
+
+class Narrator:
+    """One step's records. Keeps nothing from one step to the next, so it has no snapshot."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._source = f"shoal/{pipeline.config_hash[:12]}"
+        self._begin(None)
+
+    def begin(self, step: Step) -> None:
+        """A new step: forget the one before."""
+        self._begin(step)
+
+    def _begin(self, step: Step | None) -> None:
+        self._step = step
+        self._lineage: list[tuple[Lineage, str | None]] = []  # with the name before
+        self._profiles: list[Profile] = []
+        self._told: list[Told] = []
+        self._rejects: Sequence[Reject] = ()
+        self._reasons: dict[str, int] = dict.fromkeys(KINDS, 0)
+
+    # --- what the pipeline tells, in this order --------------------------------------------------------------
+
+    def left(self, moves: Moves) -> None:
+        """Users that are about to be forgotten; called before their names are released."""
+        n = len(moves)
+        silent = np.full(n, -1, np.int64)
+        self._tell(moves, Verdict.expiry(n), None, silent, np.zeros(n, np.int64))
+
+    def born(self, lineage: Sequence[Lineage]) -> None:
+        self._lineage += [(fact, None) for fact in lineage]
+
+    def moved(self, moves: Moves, scored: Scored, events: Events, slots: I32) -> None:
+        """Changes as decided, before anything is learned. `slots` (n,) are the users of the events."""
+        p = self._pipeline
+        if len(scored.slots):
+            verdict = p.attribution.judge(moves, scored, p.publisher, p.segmenter)
+            self._tell(moves, verdict, scored, *causes(moves, events, slots))
+
+    def profiles(self, force: bool) -> None:
+        """Bring the catalog up to date when it is due. A segment that gets another name is lineage."""
+        p = self._pipeline
+        if not p.membership.ids.any() or not (force or p.catalog.due):
+            return
+        before = list(p.catalog.segment_names)
+        self._profiles = p.catalog.refresh(p.membership.ids, p.membership.counts())
+        for profile in self._profiles:
+            was = before[profile.centre]
+            if was and was != profile.name:
+                self._lineage.append((p.membership.renamed(profile.segment_id, p.clock.now_ms), was))
+
+    def rejected(self, rejects: Sequence[Reject]) -> None:
+        self._rejects = rejects
+
+    def end(self) -> tuple[OutRecord, ...]:
+        """The step's records in the order they must be read."""
+        return (
+            *self._lineage_records(),
+            *self._catalog_records(),
+            *(record for told in self._told for record in self._change_records(told)),
+            *self._reject_records(),
+        )
+
+    def changes_by_reason(self) -> dict[str, int]:
+        """How many changes this step had, by reason; every reason is named."""
+        return dict(self._reasons)
+
+    def _tell(self, moves: Moves, verdict: Verdict, scored: Scored | None, cause: I64, time_ms: I64) -> None:
+        if len(moves):
+            names = self._pipeline.users.names(moves.slot)
+            self._told.append(Told(moves, names, verdict, self._model(), scored, cause, time_ms))
+            for kind in verdict.kind:
+                self._reasons[kind] += 1
+
+    def _model(self) -> dict[str, Any]:
+        return {**self._pipeline.versions(), "config": self._pipeline.config_hash}
+
+    # --- the records -------------------------------------------------------------------------------------
+
+    def _lineage_records(self) -> Iterator[OutRecord]:
+        headers = self._headers("lineage", "/lineage")
+        names = dict(
+            zip(self._pipeline.membership.ids.tolist(), self._pipeline.catalog.segment_names, strict=True)
+        )
+        for fact, was in self._lineage:
+            key = str(fact.lineage_id).encode()
+            value = orjson.dumps(lineage_value(fact, names[fact.segment_id], was))
+            yield OutRecord(LINEAGE, key, value, (("ce_id", key), *headers, _JSON))
+
+    def _catalog_records(self) -> Iterator[OutRecord]:
+        headers = self._headers("catalog", "/catalog")
+        for profile in self._profiles:
+            key = str(profile.segment_id).encode()
+            value = orjson.dumps(profile_value(profile, self._model(), self._pipeline.clock.now_ms))
+            ce_id = ("ce_id", b"%b:%d" % (key, self._current.number))
+            yield OutRecord(CATALOG, key, value, (ce_id, *headers, _JSON))
+
+    def _change_records(self, told: Told) -> Iterator[OutRecord]:
+        """Each change, and behind it the membership that follows from it."""
+        p, records = self._pipeline, self._current.records
+        changed, member = self._headers("change"), self._headers("member", "/members")
+        values = change_values(told, records, p.catalog, p.clock.now_ms)
+        for change, row in zip(values, told.cause.tolist(), strict=True):
+            key = change["user"]["key"].encode()
+            ce_id = ("ce_id", b"%b:%d" % (key, change["position"]["sequence"]))
+            passed = _traceparent(records.traceparents.get(row))
+            yield OutRecord(CHANGES, key, orjson.dumps(change), (ce_id, *changed, _JSON, *passed))
+            value = None if change["to"] is None else orjson.dumps(member_value(change))
+            yield OutRecord(MEMBERS, key, value, (ce_id, *member, _JSON, *passed))
+
+    def _reject_records(self) -> Iterator[OutRecord]:
+        """The original bytes, with the reason in the headers."""
+        records = self._current.records
+        for reject in self._rejects:
+            row = reject.row
+            headers = (
+                ("reason", reject.reason.value.encode()),
+                ("detail", reject.detail.encode()),
+                ("partition", str(int(records.partitions[row])).encode()),
+                ("offset", str(int(records.offsets[row])).encode()),
+                *_traceparent(records.traceparents.get(row)),
+            )
+            yield OutRecord(REJECTED, records.keys[row], records.values[row], headers)
+
+    def _headers(self, kind: str, path: str = "") -> Headers:
+        """The headers that all records of a kind share."""
+        return (
+            ("ce_specversion", b"1.0"),
+            ("ce_source", (self._source + path).encode()),
+            ("ce_type", f"shoal.segment.{kind}.v1".encode()),
+            ("ce_time", rfc3339(self._pipeline.clock.now_ms).encode()),
+        )
+
+    @property
+    def _current(self) -> Step:
+        assert self._step is not None, "no step to speak of: begin(step) comes first"
+        return self._step
+
+
+def _traceparent(value: bytes | None) -> Headers:
+    return () if value is None else (("traceparent", value),)

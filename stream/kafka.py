@@ -1,0 +1,308 @@
+"""Behaviour events from a Kafka topic: one engine of a group works, the others stand by.
+
+Theory of operation. The consumer group decides only *who* works (`kafka_group`); *what* was done is in the
+manifests, and the engine says with seek() where to go on. So nothing is ever committed here, no offset is
+ever reset, and after a lost membership this process ends: the next one starts from the last manifest.
+
+Always true: a partition is fetched only between seek() and the loss of membership; the ranges of two polls
+touch each other; no records are handed out while the group re-balances, so a commit never meets a new
+generation by surprise.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
+from typing import Any
+
+import numpy as np
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError, LogTruncationError, NoOffsetForPartitionError, OffsetOutOfRangeError
+from kafka.structs import ConsumerGroupMetadata, MemberState
+
+from .config import Kafka
+from .events import Range, Records
+from .kafka_admin import describe, ensure_topics, input_topic, topic_mark
+from .kafka_client import REFUSED, close_quietly, connect, make, refused, settings, wait_for_broker
+from .kafka_group import OneOwner, Ownership
+from .kafka_reader import FETCH, Reader
+from .kafka_watch import START_OVER, Watch, outside
+from .ports import BrokerGone, CommitUnknown, Phase, SourceGone
+from .sources import join
+
+__all__ = ["KafkaSource", "wait_for_broker"]
+
+log = logging.getLogger("shoal")
+
+_ASK_MS = 10_000
+_JOIN_POLL_MS = 100
+_KEEP_EVERY_S = 1.0
+_CLOSE_S = 3.0
+
+Poll = tuple[Records, tuple[Range, ...]]
+
+
+class KafkaSource:
+    """All partitions of the input topic, or none: see the head of this module.
+
+    `read` works without `open` (it joins no group); everything else needs `open` and `seek` first.
+    Memory: at most two fetches of 32 MiB per broker, whatever the lag.
+    """
+
+    finite = False
+    wall_clock = True
+
+    def __init__(self, config: Kafka, on_phase: Callable[[Phase], None] | None = None) -> None:
+        self._config = config
+        self.on_phase = on_phase or (lambda phase: None)
+        self._topic = input_topic(config)
+        self._stopping: Callable[[], bool] = lambda: False
+        self._consumer: KafkaConsumer | None = None
+        self._watch: Watch | None = None
+        self._owner = OneOwner()
+        self._ownership = Ownership(self._owner)
+        self._partitions: list[TopicPartition] = []
+        self._mark = ""
+        self._next: dict[int, int] = {}  # partition -> next offset to hand out
+        self._kept_s = 0.0
+        self._reader: Reader | None = None
+
+    # --- becoming the one that works ----------------------------------------------------------------------
+
+    def open(self, stopping: Callable[[], bool]) -> bool:
+        """Raises BrokerGone, TopicsMissing, ConfigError (refused), SourceGone (another topic by that name)."""
+        self._stopping = stopping
+        admin = connect(self._config, stopping)
+        if admin is None:
+            return False
+        with closing(admin):
+            ensure_topics(admin, self._config)
+            topic = describe(admin, [self._topic])[self._topic]
+        self._mark = topic_mark(topic)
+        numbers = sorted(p["partition_index"] for p in topic["partitions"])
+        self._partitions = [TopicPartition(self._topic, number) for number in numbers]
+        try:
+            self._subscribe()
+            return self._wait_for_turn()
+        except REFUSED as error:
+            raise refused(self._config, error) from None
+        except KafkaError as error:
+            raise BrokerGone(f"joining group {self._config.group_id} failed: {error}") from None
+
+    def _subscribe(self) -> None:
+        config = self._config
+        self._consumer = make(
+            KafkaConsumer,
+            **settings(config),
+            **FETCH,
+            group_id=config.group_id,
+            partition_assignment_strategy=[self._owner],
+            session_timeout_ms=config.session_timeout_ms,
+            heartbeat_interval_ms=max(100, config.session_timeout_ms // 4),
+        )
+        self._consumer.subscribe([self._topic], listener=self._ownership)
+        self._watch = Watch(
+            config, self._consumer, self._partitions, self._mark, self._stopping, self.on_phase
+        )
+
+    def _wait_for_turn(self) -> bool:
+        """Join, and stand by until all partitions are ours. False when told to stop."""
+        assert self._watch is not None
+        wanted = {tp.partition for tp in self._partitions}
+        said = False
+        while not self._stopping():
+            self._join(_JOIN_POLL_MS)
+            if wanted <= self._ownership.partitions:
+                self._check_mark()
+                self._ownership.grown = False  # the first assignment may come in parts
+                return True
+            if not said and self._is_stable():
+                said = True
+                self.on_phase(Phase.STANDBY)
+                log.info("standing by: another engine of group %s works", self._config.group_id)
+            self._watch.look({})
+        return False
+
+    def _join(self, timeout_ms: int) -> None:
+        """Let the group do its work. Nothing is fetched, or it is fetched again after seek()."""
+        assert self._consumer is not None
+        self._consumer.pause(*self._consumer.assignment())
+        with suppress(NoOffsetForPartitionError):  # assigned, and seek() has not come yet
+            self._consumer.poll(timeout_ms, max_records=1)
+        self._consumer.pause(*self._consumer.assignment())
+
+    def _keep_place(self) -> None:
+        """While recorded steps are computed again, the group must still hear of us."""
+        assert self._consumer is not None
+        if time.monotonic() - self._kept_s < _KEEP_EVERY_S:
+            return
+        self._kept_s = time.monotonic()
+        self._join(0)
+        if self._next:
+            self._consumer.resume(*self._consumer.assignment())
+        self._check_ownership()
+
+    def _is_stable(self) -> bool:
+        assert self._consumer is not None
+        return bool(self._consumer.group_metadata().state == MemberState.STABLE)
+
+    def _check_mark(self) -> None:
+        """The offsets this group committed name the topic they belong to: is it still the same one?"""
+        assert self._consumer is not None
+        for tp in self._partitions:
+            committed = self._consumer.committed(tp, metadata=True, timeout_ms=_ASK_MS)
+            if committed is not None and committed.metadata and committed.metadata != self._mark:
+                raise SourceGone(
+                    f"{self._topic} is not the topic that group {self._config.group_id} has read (recorded "
+                    f"{committed.metadata}, found {self._mark}): it was created again, or re-partitioned. "
+                    f"Restore it, or {START_OVER}"
+                )
+
+    def group_metadata(self) -> ConsumerGroupMetadata:
+        """Who we are in the group, for the commit. Raises CommitUnknown when we are nobody."""
+        assert self._consumer is not None, "open before group_metadata"
+        self._check_ownership()
+        metadata = self._consumer.group_metadata()
+        if not metadata.member_id:
+            raise self._lost()
+        return metadata
+
+    # --- the work -----------------------------------------------------------------------------------------
+
+    def seek(self, positions: Mapping[int, int]) -> None:
+        assert self._consumer is not None, "open before seek"
+        assert self._watch is not None
+        known = {tp.partition for tp in self._partitions}
+        for partition in sorted(positions):
+            if partition not in known:
+                raise SourceGone(
+                    f"{self._topic} has {len(known)} partitions, but partition {partition} was read before: "
+                    f"it was created again. Restore it, or {START_OVER}"
+                )
+        for tp, (first, end) in self._bounds().items():
+            offset = positions.get(tp.partition, first)
+            if not first <= offset <= end:
+                raise outside(tp, offset, first, end)
+            self._consumer.seek(tp, offset)
+            self._next[tp.partition] = offset
+        self._consumer.resume(*self._partitions)
+
+    def _bounds(self) -> dict[TopicPartition, tuple[int, int]]:
+        assert self._watch is not None
+        try:
+            return self._watch.bounds()
+        except (KafkaError, TimeoutError) as error:
+            raise BrokerGone(f"{self._topic}: the broker does not name its offsets: {error}") from None
+
+    def poll(self, max_records: int, timeout_s: float) -> Poll | None:
+        assert self._watch is not None, "open before poll"
+        found = self._fetch(max_records, int(timeout_s * 1000))
+        while not found and not self._is_stable() and not self._stopping():
+            self._watch.look(self._next)
+            found = self._fetch(max_records, _JOIN_POLL_MS)  # the group re-balances: wait until it has
+        if not found:
+            self._watch.look(self._next)
+            return Records.empty(), ()
+        self._watch.heard()
+        return self._collect(found)
+
+    def _fetch(self, max_records: int, timeout_ms: int) -> dict[TopicPartition, list[Any]]:
+        assert self._consumer is not None
+        assert self._watch is not None
+        found: dict[TopicPartition, list[Any]] = {}
+        try:
+            found = self._consumer.poll(timeout_ms, max_records=max_records)
+        except (OffsetOutOfRangeError, LogTruncationError) as error:
+            self._watch.check(self._next)
+            raise SourceGone(
+                f"{self._topic} was truncated while it was read ({error}): {START_OVER}"
+            ) from None
+        except NoOffsetForPartitionError:
+            pass  # partitions that came while working: told below
+        except REFUSED as error:
+            raise refused(self._config, error) from None
+        self._check_ownership()
+        return found
+
+    def _check_ownership(self) -> None:
+        if self._ownership.lost:
+            raise self._lost()
+        if self._ownership.grown:
+            raise SourceGone(
+                f"{self._topic} was re-partitioned while it was read: users would change partitions, and the "
+                f"order of their events would be lost. Restore it, or {START_OVER}"
+            )
+
+    def _lost(self) -> CommitUnknown:
+        config = self._config
+        return CommitUnknown(
+            f"group {config.group_id} took the partitions of {self._topic} away: this engine was silent for "
+            f"longer than kafka.session_timeout_ms = {config.session_timeout_ms}",
+            broker_away=True,
+        )
+
+    def _collect(self, found: Mapping[TopicPartition, list[Any]]) -> Poll:
+        parts, ranges = [], []
+        for tp in sorted(found):
+            start, self._next[tp.partition] = self._next[tp.partition], self._position(tp)
+            parts.append(to_records(tp.partition, found[tp]))
+            ranges.append(Range(tp.partition, start, self._next[tp.partition]))
+        return join(parts), tuple(ranges)
+
+    def _position(self, tp: TopicPartition) -> int:
+        """Where the next fetch starts: after the last record, and after any markers behind it."""
+        assert self._consumer is not None
+        return int(self._consumer.position(tp, timeout_ms=0))
+
+    # --- everything else ----------------------------------------------------------------------------------
+
+    def read(self, ranges: Sequence[Range]) -> Records:
+        if self._consumer is not None:
+            self._keep_place()
+        if self._reader is None:
+            self._reader = Reader(self._config, self._topic, self._stopping)
+        parts = []
+        for r in ranges:
+            self._reader.check(r.partition, r.start, r.end)
+            parts.append(to_records(r.partition, list(self._reader.read(r.partition, r.start, r.end))))
+        return join(parts)
+
+    def lag(self) -> Mapping[int, int]:
+        if self._consumer is None or not self._next:
+            return {}
+        assigned = self._consumer.assignment()
+        return {tp.partition: self._lag(tp) if tp in assigned else 0 for tp in self._partitions}
+
+    def _lag(self, tp: TopicPartition) -> int:
+        assert self._consumer is not None
+        end = self._consumer.highwater(tp)
+        return 0 if end is None else max(0, end - self._position(tp))
+
+    def close(self) -> None:
+        """Leave the group, so that the next engine need not wait; never hangs."""
+        if self._reader is not None:
+            self._reader.close()
+        if self._consumer is not None:
+            consumer, self._consumer = self._consumer, None
+            close_quietly(lambda: consumer.close(autocommit=False, timeout_ms=2000), _CLOSE_S, "consumer")
+
+
+def to_records(partition: int, found: Sequence[Any]) -> Records:
+    """kafka-python's records of one partition as columns; bytes stay as they are."""
+    n = len(found)
+    traceparents = {
+        row: value
+        for row, record in enumerate(found)
+        if record.headers
+        for name, value in record.headers
+        if name == "traceparent" and value is not None
+    }
+    return Records(
+        np.full(n, partition, np.int32),
+        np.fromiter((record.offset for record in found), np.int64, n),
+        [record.key for record in found],
+        [record.value for record in found],
+        traceparents,
+    )

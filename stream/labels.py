@@ -1,0 +1,109 @@
+"""What segments take to: decayed counts of event labels per segment, in a table of bounded size.
+
+A user counts once per step and label, however many events it sent: one bot does not name a segment.
+At the limit of LABELS_MAX labels a newcomer takes the row of the weakest label, if it came to more users
+in this step than the weakest still counts for; else it is not counted. Labels are cut to LABEL_CHARS_MAX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .events import F64, I32, I64
+from .ports import State
+
+LABELS_MAX = 1024
+LABEL_CHARS_MAX = 64
+_SHRINK = 10.0  # imagined users with average taste, so that thin counts do not shout
+_LIFT_MIN = 1.1
+_USERS_MIN = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Taste:
+    """A label that a segment turns to more than everybody does."""
+
+    label: str
+    share: float  # of the segment's label counts, 0..1
+    lift: float  # that share over the population's, shrunk toward 1
+
+
+class Labels:
+    def __init__(self, k: int, half_life_rows: int, labels_max: int = LABELS_MAX) -> None:
+        self._half_life_rows = half_life_rows
+        self._labels_max = labels_max
+        self._labels: list[str] = []
+        self._index: dict[str, int] = {}
+        self._counts: F64 = np.zeros((labels_max, k))  # row i counts self._labels[i]
+
+    def learn(self, labels: Sequence[str], slots: I32, centres: I32, rows: int) -> None:
+        """Count labels (n,) of users `slots` (n,) in segments `centres` (n,); -1 and "" are left out.
+
+        `rows` is how far the decay moves on.
+        """
+        self._counts *= 0.5 ** (rows / self._half_life_rows)
+        trimmed = [label[:LABEL_CHARS_MAX] for label in labels]
+        keep = (centres >= 0) & np.fromiter((label != "" for label in trimmed), np.bool_, len(trimmed))
+        if not keep.any():
+            return
+        ids = self._admit([trimmed[i] for i in np.flatnonzero(keep).tolist()])  # (n',)
+        known = ids >= 0
+        pairs = np.stack([slots[keep][known], ids[known], centres[keep][known]], axis=1).astype(np.int64)
+        once = np.unique(pairs, axis=0)  # (p, 3)
+        np.add.at(self._counts, (once[:, 1], once[:, 2]), 1.0)
+
+    def _admit(self, labels: list[str]) -> I64:
+        """(n,) row of each label; newcomers get free rows first, then those of the weakest; else -1."""
+        new: dict[str, int] = {}
+        for label in labels:
+            if label not in self._index:
+                new[label] = new.get(label, 0) + 1
+        ranked = sorted(new.items(), key=lambda item: -item[1])  # stable: first seen first
+        free = self._labels_max - len(self._labels)
+        for label, _ in ranked[:free]:
+            self._index[label] = len(self._labels)
+            self._labels.append(label)
+        if len(ranked) > free:
+            self._replace(ranked[free:])
+        return np.fromiter((self._index.get(label, -1) for label in labels), np.int64, len(labels))
+
+    def _replace(self, ranked: list[tuple[str, int]]) -> None:
+        totals = self._counts.sum(axis=1)
+        weakest = np.argsort(totals, kind="stable").tolist()
+        for (label, count), row in zip(ranked, weakest, strict=False):
+            if count <= totals[row]:
+                return
+            del self._index[self._labels[row]]
+            self._labels[row], self._index[label] = label, row
+            self._counts[row] = 0.0
+
+    def tastes(self, centre: int, n: int) -> list[Taste]:
+        """Up to n labels that set the segment apart, strongest lift first."""
+        used = self._counts[: len(self._labels)]
+        own = used[:, centre]  # (l,)
+        everybody = used.sum(axis=1)
+        own_total, total = own.sum(), everybody.sum()
+        if own_total <= 0:
+            return []
+        expected = everybody * (own_total / total)
+        lift = (own + _SHRINK) / (expected + _SHRINK)
+        strong = np.flatnonzero((lift >= _LIFT_MIN) & (own >= _USERS_MIN))
+        order = sorted(strong.tolist(), key=lambda i: (-lift[i], self._labels[i]))[:n]
+        return [Taste(readable(self._labels[i]), float(own[i] / own_total), float(lift[i])) for i in order]
+
+    def snapshot(self) -> State:
+        return {"labels": list(self._labels), "counts": self._counts[: len(self._labels)].copy()}
+
+    def restore(self, state: State) -> None:
+        self._labels = list(state["labels"])
+        self._index = {label: i for i, label in enumerate(self._labels)}
+        self._counts[:] = 0.0
+        self._counts[: len(self._labels)] = np.reshape(state["counts"], (len(self._labels), -1))
+
+
+def readable(label: str) -> str:
+    """A label from outside, fit for a name: printable characters only."""
+    return "".join(c for c in label if c.isprintable()).strip() or "?"

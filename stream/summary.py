@@ -1,0 +1,210 @@
+"""What a run found, for people: the segments in words, the counts, and how well they match a known truth.
+
+summary = summarise(pipeline, counts)
+print(render_text(summary))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .catalog import Profile, Trait
+from .events import Counts
+from .match import Match, compare
+from .naming import family
+from .pipeline import Pipeline
+from .population import Span
+from .words import trait_words
+
+TRAITS_SHOWN = 3
+TASTES_SHOWN = 3
+_PERSONA_WIDTH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One row of the table."""
+
+    segment_id: int
+    name: str
+    users: int
+    share: float  # of all users in segments
+    traits: tuple[str, ...]  # in words, strongest first
+    takes_to: tuple[str, ...]  # in words, strongest first
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The facts; nothing here is rounded or laid out."""
+
+    counts: Counts
+    users: int
+    segments: tuple[Segment, ...]  # largest first
+    encoder_version: int
+    silhouette: float | None = None  # on the encoder's reservoir; None before warm-up
+    match: Match | None = None  # with a known truth
+    changes: Mapping[str, int] = field(default_factory=dict)  # reason -> count, where they were counted
+    planted: Mapping[str, Any] | None = None  # the same names as `counts`, as simulated
+    example: str = ""  # one change in a sentence
+
+
+def summarise(
+    pipeline: Pipeline,
+    counts: Counts,
+    truth: Sequence[Span] | None = None,
+    planted: Mapping[str, Any] | None = None,
+    changes: Mapping[str, int] | None = None,
+    example: str = "",
+) -> Summary:
+    """What this pipeline knows now, after `counts`. It reads; it changes nothing."""
+    sizes = pipeline.membership.sizes()
+    quality = pipeline.quality()
+    return Summary(
+        counts=counts,
+        users=len(pipeline.users),
+        segments=tuple(_segments(pipeline, sizes)),
+        encoder_version=pipeline.publisher.version,
+        silhouette=None if quality is None else float(quality[0]),
+        match=None if truth is None else compare(segments_of(pipeline, truth), truth),
+        changes=dict(changes or {}),
+        planted=planted,
+        example=example,
+    )
+
+
+def segments_of(pipeline: Pipeline, truth: Sequence[Span]) -> dict[str, int]:
+    """user id -> present segment, for those users of the truth who are in one."""
+    found: dict[str, int] = {}
+    for span in truth:
+        slot = pipeline.users.slot(("\x00" if span.anonymous else "") + span.user_id)
+        segment = 0 if slot is None else int(pipeline.membership.segment[slot])
+        if segment:
+            found[span.user_id] = segment
+    return found
+
+
+def _segments(pipeline: Pipeline, sizes: Mapping[int, int]) -> list[Segment]:
+    total = sum(sizes.values()) or 1
+    rows = []
+    for centre in range(pipeline.membership.k):
+        profile = pipeline.catalog.profile(centre)
+        segment_id = int(pipeline.membership.ids[centre])
+        if segment_id:
+            users = sizes[segment_id]
+            rows.append(_segment(profile, segment_id, users, users / total))
+    return sorted(rows, key=lambda row: (-row.users, row.segment_id))
+
+
+def _segment(profile: Profile, segment_id: int, users: int, share: float) -> Segment:
+    by_family: dict[str, Trait] = {}
+    for trait in profile.traits:  # the strongest window of each kind speaks for the others
+        by_family.setdefault(family(trait.feature), trait)
+    traits = tuple(trait_words(trait) for trait in by_family.values())
+    tastes = tuple(f"{taste.label} ({taste.lift:.1f} x)" for taste in profile.takes_to)
+    return Segment(segment_id, profile.name, users, share, traits, tastes)
+
+
+# --- text -------------------------------------------------------------------------------------------------
+
+
+def render_text(summary: Summary) -> str:
+    """The whole summary as plain text, at most 110 columns where names allow it."""
+    parts = [_segment_table(summary)]
+    if summary.match is not None:
+        parts.append(_match_text(summary.match))
+    parts.append(_counts_text(summary.counts, summary.planted))
+    if summary.changes:
+        total = sum(summary.changes.values())
+        reasons = ", ".join(
+            f"{n:,} {kind}" for kind, n in sorted(summary.changes.items(), key=lambda c: -c[1]) if n
+        )
+        parts.append(f"Segment changes: {total:,} ({reasons})")
+    if summary.example:
+        parts.append(f"For example: {summary.example}")
+    return "\n\n".join(parts)
+
+
+def _segment_table(summary: Summary) -> str:
+    if not summary.segments:
+        return f"No segments yet: {summary.users:,} users, too few to begin with (segmenter.warmup_rows)."
+    lines = [f"{summary.users:,} users in {sum(1 for s in summary.segments if s.users)} segments", ""]
+    lines.append(f"{'id':>4}  {'users':>7}  {'share':>6}  name, what sets it apart, what it takes to")
+    for row in summary.segments:
+        lines.append(f"{row.segment_id:>4}  {row.users:>7,}  {100 * row.share:>4.1f} %  {row.name}")
+        indent = " " * 23
+        lines += [f"{indent}- {words}" for words in row.traits[:TRAITS_SHOWN]]
+        if row.takes_to:
+            lines.append(f"{indent}- takes to {', '.join(row.takes_to[:TASTES_SHOWN])}")
+    return "\n".join(lines)
+
+
+def _match_text(match: Match) -> str:
+    lines = [
+        "Against the truth (adjusted Rand index: 1 is a perfect match, 0 is chance):",
+        f"  {match.adjusted_rand_clear:.2f} over {match.users_clear:,} users with one persona",
+        f"  {match.adjusted_rand:.2f} over all {match.users:,} users in segments, with bots and mixtures of two",
+        "",
+        "Users by persona and segment; `together` is the share in the persona's largest segment:",
+        "",
+        f"{'persona':<{_PERSONA_WIDTH}}  together  " + "".join(f"{segment:>6}" for segment in match.purity),
+    ]
+    for persona, row in match.table.items():
+        cells = "".join(f"{row.get(segment, 0) or '.':>6}" for segment in match.purity)
+        lines.append(f"{persona:<{_PERSONA_WIDTH}}  {100 * match.together[persona]:>6.0f} %  {cells}")
+    shares = "".join(f"{100 * share:>4.0f} %" for share in match.purity.values())
+    lines.append(f"{'largest persona':<{_PERSONA_WIDTH}}            {shares}")
+    if match.changed:
+        lines += [
+            "",
+            f"{match.changed:,} of these users changed persona on the way; {match.followed:,} of them "
+            f"({100 * match.followed / match.changed:.0f} %) are now where most of their new persona is.",
+        ]
+    return "\n".join(lines)
+
+
+def _counts_text(counts: Counts, planted: Mapping[str, Any] | None) -> str:
+    got = count_facts(counts)
+    if planted is None:
+        rejects = ", ".join(f"{n:,} {reason}" for reason, n in counts.rejected.items()) or "none"
+        return (
+            f"Records: {counts.records:,}; accepted {counts.accepted:,}, duplicates {counts.duplicates:,}, late "
+            f"{counts.late:,}, rejected {sum(counts.rejected.values()):,} ({rejects}); of the accepted, "
+            f"{counts.future:,} had a clock in the future and {counts.clamped:,} an absurd value"
+        )
+    lines = [f"{'records':<12}{'counted':>10}{'planted':>10}"]
+    names = [name for name in got if name != "rejected"]
+    pairs = [(name, got[name], planted.get(name, 0)) for name in names]
+    reasons = sorted({*counts.rejected, *planted["rejected"]})
+    pairs += [(r, counts.rejected.get(r, 0), planted["rejected"].get(r, 0)) for r in reasons]
+    for name, counted, wanted in pairs:
+        mark = "" if counted == wanted else "   differs"
+        lines.append(f"{name:<12}{counted:>10,}{wanted:>10,}{mark}")
+    return "\n".join(lines)
+
+
+def count_facts(counts: Counts) -> dict[str, Any]:
+    """Counts under the names that the simulator plants them under."""
+    names = ("records", "accepted", "duplicates", "late", "future", "clamped")
+    return {**{name: getattr(counts, name) for name in names}, "rejected": dict(counts.rejected)}
+
+
+def to_json(summary: Summary) -> dict[str, Any]:
+    """The same facts as one JSON object."""
+    body: dict[str, Any] = {
+        "records": count_facts(summary.counts) | {"by_type": dict(summary.counts.by_type)},
+        "users": summary.users,
+        "encoder_version": summary.encoder_version,
+        "silhouette": summary.silhouette,
+        "segments": [asdict(segment) for segment in summary.segments],
+    }
+    if summary.changes:
+        body["changes"] = dict(summary.changes)
+    if summary.match is not None:
+        body["match"] = summary.match.as_dict()
+    if summary.planted is not None:
+        body["planted"] = dict(summary.planted)
+    if summary.example:
+        body["example"] = summary.example
+    return body

@@ -1,0 +1,252 @@
+"""The JSON values of what Shoal publishes, as plain dictionaries; the schemas in `schemas/` describe them.
+
+Times are integer milliseconds of stream time, like everywhere inside. Means, shifts and scores are rounded
+to six significant digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+
+from .attribution import Verdict
+from .catalog import Catalog, Profile
+from .events import I32, I64, Events, Records, Scored
+from .explain import INTEREST, explain, rounded
+from .membership import LEFT, Lineage, Moves
+from .users import ANONYMOUS
+
+Value = dict[str, Any]
+
+INPUT_TOPIC = "behavior.events"
+_RESERVED = ("anon:", "user:")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_MS = 253_402_300_799_999  # the end of the year 9999, where RFC 3339 ends
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Moves (n,) with all that had to be read when they were decided."""
+
+    moves: Moves
+    names: Sequence[str]  # (n,) user names
+    verdict: Verdict
+    model: Mapping[str, Any]  # versions that decided
+    scored: Scored | None  # None: farewells, nobody was scored
+    cause: I64  # (n,) input row of the user's last event in the step; -1: none, it was silent
+    event_time_ms: I64  # (n,) of that event
+
+
+def causes(moves: Moves, events: Events, slots: I32) -> tuple[I64, I64]:
+    """Input row and time of the last event of each moved user (n,); -1 and 0 for the silent ones."""
+    users, from_end = np.unique(slots[::-1], return_index=True)  # first from the end is the last
+    if not len(users):
+        return np.full(len(moves), -1, np.int64), np.zeros(len(moves), np.int64)
+    at = np.minimum(np.searchsorted(users, moves.slot), len(users) - 1)
+    event = len(slots) - 1 - from_end[at]
+    here = users[at] == moves.slot
+    return np.where(here, events.row[event], -1), np.where(here, events.time_ms[event], 0)
+
+
+def user_key(name: str) -> str:
+    """The key that stands for a user outside; different users have different keys.
+
+    >>> user_key("42"), user_key("\\x00abc"), user_key("anon:abc")
+    ('42', 'anon:abc', 'user:anon:abc')
+    """
+    if name.startswith(ANONYMOUS):
+        return f"anon:{name[1:]}"
+    return f"user:{name}" if name.startswith(_RESERVED) else name
+
+
+def user_name(key: str) -> str:
+    """The user name inside that a key stands for; undoes `user_key`."""
+    if key.startswith("anon:"):
+        return ANONYMOUS + key[5:]
+    return key.removeprefix("user:")
+
+
+def rfc3339(time_ms: int) -> str:
+    """
+    >>> rfc3339(1_700_000_000_123)
+    '2023-11-14T22:13:20.123Z'
+    """
+    moment = _EPOCH + timedelta(milliseconds=min(time_ms, _LAST_MS))
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+# --- changes and members -------------------------------------------------------------------------------
+
+
+def change_values(told: Told, records: Records, catalog: Catalog, decided_ms: int) -> list[Value]:
+    """Values of `segment.changes`, one per move."""
+    m = told.moves
+    names = [*catalog.segment_names, None]  # the last one, -1, is no segment
+    return [
+        {
+            "user": _user(name),
+            "transition": transition,
+            "from": source,
+            "to": target,
+            "reason": reason,
+            "confidence": None if transition == LEFT else confidence,
+            "explanation": explanation,
+            "model": told.model,
+            "position": position,
+            "times": {
+                "event_time": event_time if position["offset"] is not None else None,
+                "decided_time": decided_ms,
+            },
+        }
+        for name, transition, source, target, reason, confidence, explanation, position, event_time in zip(
+            told.names,
+            m.transitions(),
+            _sides(m.before, m.centre_before, m.before_since_ms, names),
+            _sides(m.after, m.centre_after, m.since_ms, names),
+            _reasons(told.verdict),
+            _confidences(m),
+            _explanations(told, catalog),
+            _positions(told, records),
+            told.event_time_ms.tolist(),
+            strict=True,
+        )
+    ]
+
+
+def _user(name: str) -> Value:
+    return {"key": user_key(name), "kind": "anonymous" if name.startswith(ANONYMOUS) else "user"}
+
+
+def _sides(ids: I64, centres: I32, since_ms: I64, names: Sequence[str | None]) -> list[Value | None]:
+    return [
+        {"segment_id": segment, "name": names[centre], "since": since} if segment else None
+        for segment, centre, since in zip(ids.tolist(), centres.tolist(), since_ms.tolist(), strict=True)
+    ]
+
+
+def _reasons(verdict: Verdict) -> list[Value]:
+    shifts = zip(
+        verdict.kind, rounded(verdict.user_shift).tolist(), rounded(verdict.model_shift).tolist(), strict=True
+    )
+    return [{"kind": kind, "user_shift": user, "model_shift": model} for kind, user, model in shifts]
+
+
+def _confidences(moves: Moves) -> list[Value]:
+    columns = zip(
+        rounded(moves.score).tolist(),
+        rounded(moves.margin).tolist(),
+        moves.events_seen.tolist(),
+        moves.provisional.tolist(),
+        strict=True,
+    )
+    return [
+        {"score": score, "margin": margin, "events_seen": seen, "provisional": provisional}
+        for score, margin, seen, provisional in columns
+    ]
+
+
+def _positions(told: Told, records: Records) -> list[Value]:
+    caused = told.cause >= 0
+    partitions = iter(records.partitions[told.cause[caused]].tolist())
+    offsets = iter(records.offsets[told.cause[caused]].tolist())
+    return [
+        {
+            "topic": INPUT_TOPIC,
+            "partition": next(partitions) if has_event else None,
+            "offset": next(offsets) if has_event else None,
+            "sequence": sequence,
+        }
+        for has_event, sequence in zip(caused.tolist(), told.moves.sequence.tolist(), strict=True)
+    ]
+
+
+def _explanations(told: Told, catalog: Catalog) -> list[Value | None]:
+    """What made each user fit its new segment; None for farewells."""
+    moves, scored = told.moves, told.scored
+    if scored is None or not len(moves):
+        return [None] * len(moves)
+    found = explain(
+        catalog, scored.raw[moves.row], scored.x[moves.row], moves.centre_before, moves.centre_after
+    )
+    is_interest = catalog.interest[found.column]
+    shown = np.where(is_interest, len(catalog.features), found.column)
+    names = (*catalog.features, INTEREST)
+    columns = (shown, *map(rounded, found.numbers()))
+    return [
+        {
+            "features": [
+                {
+                    "feature": names[feature],
+                    "user_value": user,
+                    "segment_mean": segment,
+                    "population_mean": population,
+                    "contribution": contribution,
+                }
+                for feature, user, segment, population, contribution in zip(*rows, strict=True)
+                if contribution > 0
+            ]
+        }
+        for rows in zip(*(column.tolist() for column in columns), strict=True)
+    ]
+
+
+def member_value(change: Value) -> Value:
+    """Value of `segment.members`: where the change leaves the user."""
+    return {
+        "user": change["user"],
+        **change["to"],
+        "sequence": change["position"]["sequence"],
+        "confidence": change["confidence"],
+    }
+
+
+# --- segments ------------------------------------------------------------------------------------------
+
+
+def lineage_value(fact: Lineage, name: str, previous_name: str | None) -> Value:
+    """Value of `segment.lineage`."""
+    return {
+        "lineage_id": fact.lineage_id,
+        "kind": fact.kind,
+        "segment_id": fact.segment_id,
+        "name": name,
+        "previous_name": previous_name,
+        "parents": list(fact.parents),
+        "remap": [{"from": old, "to": new} for old, new in fact.remap],
+        "decided_time": fact.decided_ms,
+    }
+
+
+def profile_value(profile: Profile, model: Mapping[str, Any], decided_ms: int) -> Value:
+    """Value of `segment.catalog`."""
+    return {
+        "segment_id": profile.segment_id,
+        "name": profile.name,
+        "state": "live",
+        "size": profile.size,
+        "share": _six(profile.share),
+        "rows": int(profile.rows),
+        "features": [
+            {
+                "feature": trait.feature,
+                "z": _six(trait.z),
+                "segment_mean": _six(trait.segment_mean),
+                "population_mean": _six(trait.population_mean),
+            }
+            for trait in profile.traits
+        ],
+        "takes_to": [
+            {"label": taste.label, "share": _six(taste.share), "lift": _six(taste.lift)}
+            for taste in profile.takes_to
+        ],
+        "model": model,
+        "decided_time": decided_ms,
+    }
+
+
+def _six(value: float) -> float:
+    return float(rounded([value])[0])

@@ -1,0 +1,251 @@
+"""Files as source and sink: every line is a record, and `kill -9` leaves nothing half-said."""
+
+import gzip
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shoal.sinks.files import FileSink, decode_line, encode_line
+from shoal.stream.events import CHANGES, MANIFEST, REJECTED, Counts, Manifest, Output, OutRecord, Range
+from shoal.stream.ports import ConfigError, InputError, SourceGone
+from shoal.stream.sources import FileSource
+
+
+def _output(step: int, records: int = 3) -> Output:
+    manifest = Manifest(
+        step,
+        (Range(0, step * 10, step * 10 + 10),),
+        None,
+        False,
+        "c",
+        {"features": "f"},
+        0,
+        Counts(),
+        "p",
+        "o",
+        "s",
+    )
+    body = tuple(OutRecord(CHANGES, b"u", b'{"step":%d,"i":%d}' % (step, i)) for i in range(records))
+    return Output(step, body, manifest, Counts(), {})
+
+
+# --- source -------------------------------------------------------------------------------------------------
+
+
+def _all(source: FileSource, size: int = 7) -> list[bytes]:
+    values = []
+    while (polled := source.poll(size, 0.01)) is not None:
+        values += polled[0].values
+    return values
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+def test_every_line_is_a_record(tmp_path, name):
+    """Empty lines, Windows line ends and a last line without an end count too."""
+    path = tmp_path / name
+    data = b"one\ntwo\r\n\nfour\nfive"
+    path.write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    source = FileSource(str(path))
+    source.open(lambda: False)
+    assert _all(source, 2) == [b"one", b"two", b"", b"four", b"five"]
+
+
+def test_replay_reads_the_same_lines_again(tmp_path):
+    """Ranges name line numbers; reading them again gives the same bytes, also backwards."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"".join(b"%d\n" % i for i in range(100)))
+    source = FileSource(str(path))
+    source.open(lambda: False)
+    source.seek({0: 95})
+    assert _all(source) == [b"95", b"96", b"97", b"98", b"99"]
+    for start, end in ((0, 5), (5, 9), (50, 60), (2, 4)):
+        records = source.read([Range(0, start, end)])
+        assert list(records.values) == [b"%d" % i for i in range(start, end)]
+        assert records.offsets.tolist() == list(range(start, end))
+
+
+def test_a_file_that_was_cut_is_not_passed_over(tmp_path):
+    """Lines that a manifest names must be there."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"a\nb\n")
+    source = FileSource(str(path))
+    source.open(lambda: False)
+    with pytest.raises(SourceGone, match="cut or replaced"):
+        source.seek({0: 5})
+    with pytest.raises(SourceGone, match="cut or replaced"):
+        source.read([Range(0, 1, 4)])
+
+
+def test_a_followed_file_gives_whole_lines_as_they_come(tmp_path):
+    """A line that is still being written is waited for."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"one\ntw")
+    source = FileSource(str(path), follow=True)
+    source.open(lambda: False)
+    first = source.poll(10, 0.01)
+    assert first is not None
+    assert list(first[0].values) == [b"one"]
+    with path.open("ab") as file:
+        file.write(b"o\nthree")
+    second = source.poll(10, 1.0)
+    assert second is not None
+    assert list(second[0].values) == [b"two"]
+    assert second[1] == (Range(0, 1, 2),)
+
+
+def test_a_missing_or_broken_file_is_a_clear_error(tmp_path):
+    """Not there, not gzip, or compressed and followed: said in one sentence."""
+    with pytest.raises(InputError, match="cannot be read"):
+        FileSource(str(tmp_path / "none.jsonl")).open(lambda: False)
+    bad = tmp_path / "bad.jsonl.gz"
+    bad.write_bytes(b"not gzip at all")
+    source = FileSource(str(bad))
+    source.open(lambda: False)
+    with pytest.raises(InputError, match="cannot be read further"):
+        source.poll(1, 0.1)
+    with pytest.raises(InputError, match="cannot be followed"):
+        FileSource(str(bad), follow=True)
+
+
+# --- sink ---------------------------------------------------------------------------------------------------
+
+
+@given(st.none() | st.binary(max_size=20), st.none() | st.binary(max_size=40), st.binary(max_size=5))
+def test_a_rejected_record_round_trips_whatever_its_bytes(key, value, detail):
+    """Original bytes come back exactly, valid text or not."""
+    record = OutRecord(REJECTED, key, value, (("reason", detail.hex().encode()),))
+    assert decode_line(REJECTED, encode_line(record)) == record
+
+
+@given(st.text(max_size=20), st.text(max_size=20))
+def test_a_json_value_comes_back_byte_for_byte(key, text):
+    """The value of a change stands in the line exactly as it was hashed."""
+    import orjson
+
+    value = orjson.dumps({"text": text, "value": {"value": 1.5}, "z": [1, 2.0]})
+    record = OutRecord(
+        CHANGES, key.encode(), value, (("ce_id", f'{key},"value":1'.encode("utf-8", "replace")),)
+    )
+    assert decode_line(CHANGES, encode_line(record)) == record
+
+
+def test_a_second_writer_is_turned_away(tmp_path):
+    """Two engines on one folder would contradict each other."""
+    first = FileSink(tmp_path)
+    first.open()
+    with pytest.raises(ConfigError, match="another shoal process"):
+        FileSink(tmp_path).open()
+    first.close()
+    FileSink(tmp_path).open()
+
+
+@pytest.mark.parametrize("cut", range(0, 400, 7))
+def test_any_torn_tail_is_cut_at_open(tmp_path, cut):
+    """Bytes of an unfinished step disappear; what a manifest line names stays."""
+    sink = FileSink(tmp_path)
+    sink.open()
+    sink.commit(_output(1))
+    whole = {p.name: p.read_bytes() for p in tmp_path.glob("*.jsonl")}
+    sink.commit(_output(2))
+    sink.close()
+    path = tmp_path / f"{MANIFEST}.jsonl"
+    data = path.read_bytes()
+    first = len(whole[path.name])
+    if cut >= len(data) - first:
+        return
+    path.write_bytes(data[: first + cut])
+    again = FileSink(tmp_path)
+    last = again.open()
+    assert last is not None
+    assert last.step == 1
+    assert {p.name: p.read_bytes() for p in tmp_path.glob("*.jsonl")} == whole
+    again.commit(_output(2))
+    assert path.read_bytes() == data
+
+
+def test_a_file_that_lost_committed_bytes_stops_the_engine(tmp_path):
+    """What was committed must still be there."""
+    sink = FileSink(tmp_path)
+    sink.open()
+    sink.commit(_output(1))
+    sink.close()
+    path = tmp_path / f"{CHANGES}.jsonl"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ConfigError, match="cut or replaced"):
+        FileSink(tmp_path).open()
+
+
+def test_kill_dash_nine_leaves_whole_steps(tmp_path):
+    """A writer killed at an arbitrary moment leaves a folder that opens at a whole step and goes on."""
+    script = textwrap.dedent(
+        """
+        import sys
+        from pathlib import Path
+        from test_file_ports import _output
+        from shoal.sinks.files import FileSink
+        sink = FileSink(Path(sys.argv[1]))
+        last = sink.open()
+        step = last.step if last else 0
+        print("open", step, flush=True)
+        while True:
+            step += 1
+            sink.commit(_output(step, 50))
+        """
+    )
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    steps = 0
+    for attempt in range(4):
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, env=environ, text=True
+        )
+        assert process.stdout is not None
+        found = int(process.stdout.readline().split()[1])
+        assert found >= steps
+        threading.Event().wait(0.03 * (attempt + 1))
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        copy = tmp_path.parent / f"copy-{attempt}"
+        shutil.copytree(tmp_path, copy)
+        sink = FileSink(copy)
+        last = sink.open()
+        steps = last.step if last else 0
+        assert [m.step for m in sink.manifests()] == list(range(1, steps + 1))
+        assert sum(1 for _ in sink.published(CHANGES)) == 50 * steps
+        sink.close()
+    assert steps > 0
+
+
+def test_stdin_is_read_as_it_comes(tmp_path):
+    """`-` is stdin: what has arrived is given after the timeout, the end is the end."""
+    script = textwrap.dedent(
+        """
+        from shoal.stream.sources import FileSource
+        source = FileSource("-")
+        source.open(lambda: False)
+        while (polled := source.poll(100, 0.05)) is not None:
+            if len(polled[0]):
+                print([v.decode() for v in polled[0].values], flush=True)
+        """
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("a\nb\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "['a', 'b']\n"
+    process.stdin.write("c")
+    process.stdin.close()
+    assert process.stdout.readline() == "['c']\n"
+    assert process.wait(timeout=10) == 0
+    process.stdout.close()

@@ -1,0 +1,159 @@
+"""The pure half has no clock, randomness, environment, logging or I/O; arrows point inward."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import shoal.encoders
+import shoal.sinks
+import shoal.stream
+
+STREAM, ENCODERS, SINKS = (Path(p.__path__[0]) for p in (shoal.stream, shoal.encoders, shoal.sinks))
+
+FORBIDDEN_MODULES = {
+    "time", "os", "io", "sys", "random", "secrets", "uuid", "logging", "pathlib", "socket", "subprocess", "threading",
+    "multiprocessing", "asyncio", "tempfile", "shutil", "gzip", "pickle", "marshal", "shelve", "kafka", "click",
+    "rich", "prometheus_client", "starlette", "uvicorn",
+}  # fmt: skip
+FORBIDDEN_CALLS = {"open", "print", "input", "exec", "eval", "hash", "id", "__import__", "breakpoint"}
+FORBIDDEN_ATTRIBUTES = {
+    "now", "utcnow", "today", "manual_seed", "set_num_threads", "environ", "getenv", "save", "load", "fromfile", "tofile",
+    "memmap",
+}  # fmt: skip
+CONFIG = "config.py"  # reads file and environment once, at start; the pipeline only sees the frozen result
+SHELL_ENTRY = {"one_thread"}  # called by the shell, before anything is computed
+
+
+def _pure_files() -> list[Path]:
+    """Everything the pipeline imports, found by following the imports from pipeline.py."""
+    found: dict[str, Path] = {}
+    todo = [STREAM / "pipeline.py", *sorted(ENCODERS.glob("*.py"))]
+    while todo:
+        path = todo.pop()
+        if str(path) in found or path.name == CONFIG:
+            continue
+        found[str(path)] = path
+        todo += [target for target in _internal(path) if target.exists()]
+    return sorted(found.values())
+
+
+def _internal(path: Path) -> list[Path]:
+    """The files that a file's relative imports name, except those only for type checkers."""
+    targets = []
+    for node in _runtime(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = path.parent if node.level == 1 else path.parent.parent
+            module = (node.module or "").split(".") if node.module else []
+            if module and module[0] in {"stream", "encoders", "sinks"}:
+                base = {"stream": STREAM, "encoders": ENCODERS, "sinks": SINKS}[module.pop(0)]
+            names = [*module] if module else [alias.name for alias in node.names]
+            for name in names[:1] if module else names:
+                targets += [base / f"{name}.py", base / name / "__init__.py"]
+    return targets
+
+
+def _runtime(tree: ast.AST) -> list[ast.AST]:
+    """All nodes except what stands under `if TYPE_CHECKING`."""
+    nodes: list[ast.AST] = []
+    todo = [tree]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        nodes.append(node)
+        todo += list(ast.iter_child_nodes(node))
+    return nodes
+
+
+def _offences(path: Path) -> list[str]:
+    found = []
+    for node in _runtime(ast.parse(path.read_text())):
+        line = f"{path.name}:{getattr(node, 'lineno', 0)}"
+        if isinstance(node, ast.Import):
+            found += [
+                f"{line} import {a.name}" for a in node.names if a.name.split(".")[0] in FORBIDDEN_MODULES
+            ]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            if (node.module or "").split(".")[0] in FORBIDDEN_MODULES:
+                found.append(f"{line} from {node.module}")
+        elif (
+            isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FORBIDDEN_CALLS
+        ):
+            found.append(f"{line} {node.func.id}()")
+        elif isinstance(node, ast.Attribute) and node.attr in FORBIDDEN_ATTRIBUTES:
+            found.append(f"{line} .{node.attr}")
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) in {"np.random", "numpy.random"}:
+            if node.attr not in {"Generator", "PCG64", "default_rng", "SeedSequence", "Philox"}:
+                found.append(f"{line} np.random.{node.attr}")
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("default_rng") and not node.args:
+            found.append(f"{line} default_rng() without a seed")
+    return found
+
+
+@pytest.mark.parametrize("path", _pure_files(), ids=lambda p: p.name)
+def test_the_pure_half_does_no_effects(path):
+    """No clock, global randomness, environment, logging or I/O in what the pipeline is made of."""
+    assert _offences(path) == []
+
+
+def test_the_check_itself_can_fail(tmp_path):
+    """A file that looks at the clock is caught."""
+    bad = tmp_path / "bad.py"
+    bad.write_text(
+        "import time\nimport numpy as np\nnp.random.rand()\nprint(hash('x'))\nnp.random.default_rng()\n"
+    )
+    assert len(_offences(bad)) == 5
+
+
+def test_the_pure_half_is_what_it_should_be():
+    """Following the imports really reaches the parts."""
+    names = {path.name for path in _pure_files()}
+    assert {
+        "wire.py",
+        "windows.py",
+        "features.py",
+        "segmenter.py",
+        "membership.py",
+        "changes.py",
+        "publication.py",
+    } <= names
+
+
+SHELL = {
+    "engine",
+    "sources",
+    "snapshots",
+    "wiring",
+    "cli",
+    "commands",
+    "metrics",
+    "http",
+    "progress",
+    "benchmarks",
+}
+
+
+@pytest.mark.parametrize("path", _pure_files(), ids=lambda p: p.name)
+def test_arrows_point_inward(path):
+    """The pure half imports nothing of the shell."""
+    imported = {p.parent.name if p.name == "__init__.py" else p.stem for p in _internal(path) if p.exists()}
+    assert imported & SHELL == set()
+
+
+@pytest.mark.parametrize("path", sorted([*ENCODERS.glob("*.py"), *SINKS.glob("*.py")]), ids=lambda p: p.name)
+def test_plug_ins_know_only_facts_and_ports(path):
+    """Encoders and sinks import the trunk's facts, ports and configuration, and each other's neighbours."""
+    allowed = {
+        "events",
+        "ports",
+        "config",
+        "manifest",
+        "digest",
+        "kafka",
+        "kafka_client",
+        "kafka_group",
+        "kafka_admin",
+    }
+    imported = {p.stem for p in _internal(path) if p.exists() and p.parent == STREAM}
+    assert imported <= allowed
