@@ -14,6 +14,7 @@ Deterministic with one torch thread (`one_thread`, called by the shell); never t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from .base import fold
 from .kernels import affine, bend
 
 PULL = 0.1
+NOISE = 0.3
 ENCODING = ("w1", "b1", "w2", "b2")
 Weights = dict[str, F32]  # w1 b1 w2 b2 encode, w3 b3 w4 b4 decode; w (i, o), b (o,)
 
@@ -47,7 +49,8 @@ class Autoencoder:
         self.version = 0
         self._rate = learning_rate
         self._steps = 0
-        self._load(_initial(d_in, hidden, dim, seed))
+        self._random = np.random.Generator(np.random.PCG64(seed))
+        self._load(_initial(d_in, hidden, dim, self._random))
         self._serving = self._encoding()
         self._previous: Weights | None = None
 
@@ -62,8 +65,9 @@ class Autoencoder:
 
     def learn(self, x: F32) -> float:
         """One gradient step on the batch (n, d_in); its mean squared error before the step."""
+        noise = self._random.standard_normal(x.shape, np.float32)
         rows = torch.from_numpy(np.ascontiguousarray(x, np.float32))
-        z, back = _forward(rows, self._tensors)
+        z, back = _forward(rows + NOISE * torch.from_numpy(noise), self._tensors)
         error = ((back - rows) ** 2).mean()
         loss = error
         if self.version:
@@ -116,6 +120,7 @@ class Autoencoder:
         return {
             "version": self.version,
             "steps": self._steps,
+            "random": self._random.bit_generator.state,
             "weights": _copy(self._weights),
             "first": _copy(self._first),
             "second": _copy(self._second),
@@ -125,6 +130,7 @@ class Autoencoder:
 
     def restore(self, state: State) -> None:
         self.version, self._steps = state["version"], state["steps"]
+        self._random.bit_generator.state = state["random"]
         self._load(state["weights"], state["first"], state["second"])
         self._serving = _copy(state["serving"])
         self._previous = None if state["previous"] is None else _copy(state["previous"])
@@ -134,14 +140,12 @@ def _copy(weights: Weights) -> Weights:
     return {name: w.copy() for name, w in weights.items()}
 
 
-def _initial(d_in: int, hidden: int, dim: int, seed: int) -> Weights:
+def _initial(d_in: int, hidden: int, dim: int, random: np.random.Generator) -> Weights:
     """Uniform in +- sqrt(3 / fan-in), which keeps the variance; zero biases."""
-    generator = torch.Generator().manual_seed(seed)
     sizes = (d_in, hidden, dim, hidden, d_in)
     weights: Weights = {}
-    for layer, (i, o) in enumerate(zip(sizes, sizes[1:], strict=False), start=1):
-        uniform = torch.rand((i, o), generator=generator) * 2 - 1
-        weights[f"w{layer}"] = (uniform * (3 / i) ** 0.5).numpy()
+    for layer, (i, o) in enumerate(pairwise(sizes), start=1):
+        weights[f"w{layer}"] = (random.uniform(-1, 1, (i, o)) * (3 / i) ** 0.5).astype(np.float32)
         weights[f"b{layer}"] = np.zeros(o, np.float32)
     return weights
 

@@ -25,9 +25,8 @@ from .replay import Reservoir
 STEPS_MAX = 8
 """Gradient steps per call: beyond 8 half-batches of rows, load turns into subsampling, not into lag."""
 
-WARM_STEPS = 2000
-"""Gradient steps on the warm-up buffer at most (about 2 s), and at most `WARM_EPOCHS` passes over it."""
 WARM_EPOCHS = 200
+"""Passes over the warm-up buffer at most, whatever `warmup_steps` allows."""
 
 
 class ReplayPublisher:
@@ -38,6 +37,7 @@ class ReplayPublisher:
         self._half = max(1, config.batch // 2)
         self._every = config.publish_every_rows
         self._budget = config.churn_budget
+        self._warmup_steps = config.warmup_steps
         self._replay = Reservoir(config.replay_rows, encoder.d_in, config.seed)
         self._fresh: F32 = np.empty((0, encoder.d_in), np.float32)  # less than half a batch, not yet learned
         self._since = 0  # rows learned since the last attempt
@@ -66,7 +66,7 @@ class ReplayPublisher:
         if self._encoder.learns:
             batch = min(2 * self._half, len(x))
             per_epoch = -(-len(x) // batch)
-            for _ in range(min(WARM_EPOCHS, max(1, WARM_STEPS // per_epoch))):
+            for _ in range(min(WARM_EPOCHS, max(1, self._warmup_steps // per_epoch))):
                 order = self._replay.shuffled(len(x))
                 losses = [self._encoder.learn(x[order[i : i + batch]]) for i in range(0, len(x), batch)]
                 self.loss = float(np.mean(losses))

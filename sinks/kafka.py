@@ -33,16 +33,18 @@ from ..stream.kafka_client import (
     close_quietly,
     connect,
     make,
-    settings,
-    transactional_id,
 )
 from ..stream.kafka_reader import Reader, read_all
+from ..stream.kafka_settings import settings, transactional_id
+from ..stream.kafka_watch import START_OVER
 from ..stream.manifest import decode_manifest, encode_manifest
-from ..stream.ports import CommitUnknown, ConfigError, ShoalError
+from ..stream.ports import CommitUnknown, ConfigError, ShoalError, SourceGone
 
 log = logging.getLogger("shoal")
 
 _CLOSE_S = 2.0
+_MARK = "input"
+"""Header of a manifest record: which topic its ranges are about (topic id, number of partitions)."""
 _NOTHING = ("shoal_null", b"1")
 """Header of a record that had neither key nor value: the client refuses to send that, an empty value stands in."""
 
@@ -69,10 +71,15 @@ class KafkaSink:
     # --- opening ----------------------------------------------------------------------------------------------
 
     def open(self) -> Manifest | None:
-        """Raises BrokerGone, ConfigError when the broker refuses the transactional id."""
+        """Raises BrokerGone; ConfigError when the broker refuses the transactional id; SourceGone when the last
+        manifest is about another input topic of the same name."""
         self._mark = self._input_mark()
         self._producer = self._fence()
-        return self._last_manifest()
+        found = self._last_record()
+        if found is None:
+            return None
+        self._check_mark(dict(found.headers).get(_MARK))
+        return decode_manifest(found.value)
 
     def _input_mark(self) -> str:
         admin = connect(self._config, lambda: False)
@@ -82,6 +89,15 @@ class KafkaSink:
         finally:
             close_quietly(admin.close, _CLOSE_S, "admin client")
         return "" if topic is None else topic_mark(topic)
+
+    def _check_mark(self, recorded: bytes | None) -> None:
+        """Offsets alone cannot tell a topic that was created again: it may hold as many records as the old one."""
+        if recorded is not None and recorded != self._mark.encode():
+            raise SourceGone(
+                f"{input_topic(self._config)} is not the topic that was read before (recorded "
+                f"{recorded.decode()}, found {self._mark or 'none'}): it was created again, or re-partitioned. "
+                f"Restore it, or {START_OVER}"
+            )
 
     def _fence(self) -> KafkaProducer:
         """From here on nobody else can commit with this transactional id, and nothing of theirs is pending."""
@@ -146,7 +162,7 @@ class KafkaSink:
         producer.begin_transaction()
         self._send(output)
         offsets = {
-            TopicPartition(input_topic(self._config), r.partition): OffsetAndMetadata(r.end, self._mark, -1)
+            TopicPartition(input_topic(self._config), r.partition): OffsetAndMetadata(r.end, "", -1)
             for r in output.manifest.ranges
         }
 
@@ -177,7 +193,11 @@ class KafkaSink:
                 futures, in_flight_bytes = [], 0
             futures.append(self._send_one(record))
             in_flight_bytes += size
-        futures.append(self._send_one(OutRecord(MANIFEST, None, encode_manifest(output.manifest))))
+        futures.append(
+            self._send_one(
+                OutRecord(MANIFEST, None, encode_manifest(output.manifest), ((_MARK, self._mark.encode()),))
+            )
+        )
         self._settle(futures)
 
     def _send_one(self, record: OutRecord) -> Any:
@@ -203,7 +223,8 @@ class KafkaSink:
 
     # --- reading back -------------------------------------------------------------------------------------------
 
-    def _last_manifest(self) -> Manifest | None:
+    def _last_record(self) -> Any:
+        """The newest committed manifest record, or None."""
         reader = Reader(self._config, self._config.topic_prefix + MANIFEST)
         try:
             first, end = reader.bounds()[0]
@@ -212,7 +233,7 @@ class KafkaSink:
                 start = max(first, end - back)
                 found = list(reader.read(0, start, end))
                 if found:
-                    return decode_manifest(found[-1].value)
+                    return found[-1]
                 if start == first:
                     return None
                 back *= 8

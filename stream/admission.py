@@ -45,12 +45,11 @@ class Admission:
         """An empty generation: open addressing, at most half full."""
         return np.zeros(1 << (2 * self._half - 1).bit_length(), np.uint64)
 
-    def admit(self, decoded: Events, clocked: Clocked, now_ms: int) -> Admitted:
-        """Late: before the longest window at `now_ms`. Then duplicate: the id was seen; the first one wins.
-
-        The id of a late event is not remembered.
+    def admit(self, decoded: Events, clocked: Clocked) -> Admitted:
+        """First late: before the longest window of what its partition had reached before this step. Then
+        duplicate: its id was seen, and the first one wins. The id of a late event is not remembered.
         """
-        late = clocked.time_ms < window_start_ms(self._longest, now_ms)
+        late = clocked.time_ms < window_start_ms(self._longest, clocked.behind_ms)
         fresh = self._remember(decoded.event_key, ~late)
         accepted = replace(decoded, time_ms=clocked.time_ms).take(fresh)
         n_late = int(late.sum())

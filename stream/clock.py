@@ -1,8 +1,10 @@
 """Stream time. It comes from the events; the wall clock only bounds it, or moves it when nothing arrives.
 
     now        the newest believable event time so far; feature rows are built as of `now`. Never goes back.
-    watermark  now - lateness: who is declared gone is decided here, so that an event that is late by no
-               more than `time.lateness_ms` cannot contradict it.
+    behind     per partition, the newest time before this step: an event is late against its own partition, so
+               neither a big step nor a partition that is read faster makes others late.
+    watermark  the slowest active partition's newest time, less the lateness: who is declared gone is decided
+               here, so that an event that is late by no more than `time.lateness_ms` cannot contradict it.
 
 Always true: now <= as_of + skew where a wall clock is given; one event from 2099 closes nobody's window.
 A file is its own clock: there, an event is from the future when its neighbours say so (`_contradicted`).
@@ -15,51 +17,81 @@ from dataclasses import dataclass
 import numpy as np
 
 from .config import Time
-from .events import I64, Bool
+from .events import I32, I64, Bool
 from .ports import State
 
 _NEIGHBOURS = 64
 _NEIGHBOURS_MIN = 8
 _LEAD_MS = 86_400_000
 _TAIL_LEAD_MS = 366 * 86_400_000
+_QUIET_STEPS = 16
+"""A partition without events for this many steps does not hold the watermark back."""
 
 
 @dataclass(frozen=True, slots=True)
 class Clocked:
     time_ms: I64  # (n,) with future times clamped
     future: Bool  # (n,) which were
+    behind_ms: I64  # (n,) newest time of the event's partition before this step; 0 where there was none
 
 
 class Clock:
+    """Memory: one entry per input partition."""
+
     def __init__(self, config: Time) -> None:
         self._lateness_ms = config.lateness_ms
         self._skew_ms = config.future_skew_ms
+        self._newest_ms: dict[int, int] = {}  # partition -> newest time
+        self._quiet: dict[int, int] = {}  # partition -> steps since its last event
         self.now_ms = 0
+        self.watermark_ms = 0
 
-    @property
-    def watermark_ms(self) -> int:
-        return max(0, self.now_ms - self._lateness_ms)
-
-    def advance(self, time_ms: I64, as_of_ms: int | None) -> Clocked:
-        """Clamp future times, then move `now`. With no events, `now` follows the wall clock."""
-        if as_of_ms is None:
-            future = _contradicted(time_ms)
-            cap = max(self.now_ms, int(time_ms[~future].max(initial=0)))
-        else:
-            future = time_ms > as_of_ms + self._skew_ms
-            cap = as_of_ms
-        clamped = np.where(future, cap, time_ms)
+    def advance(self, time_ms: I64, partitions: I32, as_of_ms: int | None) -> Clocked:
+        """Clamp future times (n,), then move time. With no events, `now` follows the wall clock."""
+        future, cap_ms = self._future(time_ms, as_of_ms)
+        clamped = np.where(future, cap_ms, time_ms)
+        behind_ms = np.zeros(len(time_ms), np.int64)
+        self._quiet = {partition: steps + 1 for partition, steps in self._quiet.items()}
+        for partition in np.unique(partitions).tolist():
+            own = partitions == partition
+            behind_ms[own] = self._newest_ms.get(partition, 0)
+            self._newest_ms[partition] = max(self._newest_ms.get(partition, 0), int(clamped[own].max()))
+            self._quiet[partition] = 0
         if len(clamped):
             self.now_ms = max(self.now_ms, int(clamped.max()))
         elif as_of_ms is not None:
             self.now_ms = max(self.now_ms, as_of_ms)
-        return Clocked(clamped, future)
+            self._quiet = {}
+        self.watermark_ms = max(self.watermark_ms, self._slowest_ms() - self._lateness_ms)
+        return Clocked(clamped, future, behind_ms)
+
+    def _future(self, time_ms: I64, as_of_ms: int | None) -> tuple[Bool, int]:
+        """(n,) which times are beyond belief, and what they are clamped to."""
+        if as_of_ms is not None:
+            return time_ms > as_of_ms + self._skew_ms, as_of_ms
+        future = _contradicted(time_ms)
+        return future, max(self.now_ms, int(time_ms[~future].max(initial=0)))
+
+    def _slowest_ms(self) -> int:
+        """Newest time of the slowest partition that still speaks; `now` when none does."""
+        active = [self._newest_ms[p] for p, steps in self._quiet.items() if steps < _QUIET_STEPS]
+        return min(active, default=self.now_ms)
 
     def snapshot(self) -> State:
-        return {"now_ms": self.now_ms}
+        partitions = sorted(self._newest_ms)
+        return {
+            "now_ms": self.now_ms,
+            "watermark_ms": self.watermark_ms,
+            "partitions": partitions,
+            "newest_ms": [self._newest_ms[p] for p in partitions],
+            "quiet": [self._quiet.get(p, -1) for p in partitions],
+        }
 
     def restore(self, state: State) -> None:
         self.now_ms = state["now_ms"]
+        self.watermark_ms = state["watermark_ms"]
+        self._newest_ms = dict(zip(state["partitions"], state["newest_ms"], strict=True))
+        self._quiet = {p: q for p, q in zip(state["partitions"], state["quiet"], strict=True) if q >= 0}
 
 
 def _contradicted(time_ms: I64) -> Bool:

@@ -15,7 +15,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from kafka import KafkaConsumer, TopicPartition
@@ -25,9 +25,10 @@ from kafka.structs import ConsumerGroupMetadata, MemberState
 from .config import Kafka
 from .events import Range, Records
 from .kafka_admin import describe, ensure_topics, input_topic, topic_mark
-from .kafka_client import REFUSED, close_quietly, connect, make, refused, settings, wait_for_broker
+from .kafka_client import REFUSED, close_quietly, connect, make, refused, wait_for_broker
 from .kafka_group import OneOwner, Ownership
 from .kafka_reader import FETCH, Reader
+from .kafka_settings import settings
 from .kafka_watch import START_OVER, Watch, outside
 from .ports import BrokerGone, CommitUnknown, Phase, SourceGone
 from .sources import join
@@ -36,7 +37,6 @@ __all__ = ["KafkaSource", "wait_for_broker"]
 
 log = logging.getLogger("shoal")
 
-_ASK_MS = 10_000
 _JOIN_POLL_MS = 100
 _KEEP_EVERY_S = 1.0
 _CLOSE_S = 3.0
@@ -115,7 +115,6 @@ class KafkaSource:
         while not self._stopping():
             self._join(_JOIN_POLL_MS)
             if wanted <= self._ownership.partitions:
-                self._check_mark()
                 self._ownership.grown = False  # the first assignment may come in parts
                 return True
             if not said and self._is_stable():
@@ -148,25 +147,13 @@ class KafkaSource:
         assert self._consumer is not None
         return bool(self._consumer.group_metadata().state == MemberState.STABLE)
 
-    def _check_mark(self) -> None:
-        """The offsets this group committed name the topic they belong to: is it still the same one?"""
-        assert self._consumer is not None
-        for tp in self._partitions:
-            committed = self._consumer.committed(tp, metadata=True, timeout_ms=_ASK_MS)
-            if committed is not None and committed.metadata and committed.metadata != self._mark:
-                raise SourceGone(
-                    f"{self._topic} is not the topic that group {self._config.group_id} has read (recorded "
-                    f"{committed.metadata}, found {self._mark}): it was created again, or re-partitioned. "
-                    f"Restore it, or {START_OVER}"
-                )
-
     def group_metadata(self) -> ConsumerGroupMetadata:
         """Who we are in the group, for the commit. Raises CommitUnknown when we are nobody."""
         assert self._consumer is not None, "open before group_metadata"
         self._check_ownership()
         metadata = self._consumer.group_metadata()
         if not metadata.member_id:
-            raise self._lost()
+            self._explain_loss()
         return metadata
 
     # --- the work -----------------------------------------------------------------------------------------
@@ -228,16 +215,19 @@ class KafkaSource:
 
     def _check_ownership(self) -> None:
         if self._ownership.lost:
-            raise self._lost()
+            self._explain_loss()
         if self._ownership.grown:
             raise SourceGone(
                 f"{self._topic} was re-partitioned while it was read: users would change partitions, and the "
                 f"order of their events would be lost. Restore it, or {START_OVER}"
             )
 
-    def _lost(self) -> CommitUnknown:
+    def _explain_loss(self) -> NoReturn:
         config = self._config
-        return CommitUnknown(
+        if self._watch is not None:
+            with suppress(KafkaError, BrokerGone):
+                self._watch.check_topic()
+        raise CommitUnknown(
             f"group {config.group_id} took the partitions of {self._topic} away: this engine was silent for "
             f"longer than kafka.session_timeout_ms = {config.session_timeout_ms}",
             broker_away=True,

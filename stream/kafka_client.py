@@ -1,115 +1,73 @@
-"""What every Kafka client of Shoal shares: settings, secrets, waiting for the broker, bounded calls.
+"""What every Kafka client of Shoal shares: how it is made and closed, waiting for the broker, bounded calls.
 
 kafka-python, as it was found: a commit, an abort and close() have no timeout; a client that cannot reach its
-broker leaves a thread behind; configurations with passwords are logged. Here every call that can hang is
-bounded, what was half made is closed, and a password never has a readable repr.
+broker leaves a thread behind; a refused password is tried again until a timeout. Here every call that can
+hang is bounded, what was half made is closed, and a no is a no.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from kafka import KafkaAdminClient
 from kafka.errors import (
     AuthorizationError,
+    KafkaConnectionError,
     KafkaError,
     SaslAuthenticationFailedError,
     UnsupportedSaslMechanismError,
 )
 from kafka.net.compat import KafkaNetClient
+from kafka.net.manager import KafkaConnectionManager
+from kafka.net.selector import NetworkSelector
 
 from .config import Kafka
+from .kafka_settings import settings
 from .ports import BrokerGone, ConfigError, ShoalError
 
 log = logging.getLogger("shoal")
 
 T = TypeVar("T")
 
-PASSWORD_VARIABLE = "SHOAL_KAFKA_SASL_PASSWORD"
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 5.0
 _SLICE_S = 0.1
-_CONNECT_MS = 5_000
+_CLOSED_AT_ONCE_MAX = 3
 REFUSED = (AuthorizationError, SaslAuthenticationFailedError, UnsupportedSaslMechanismError)
 
 
-class Secret(str):
-    """Text that shows as *** wherever it is printed; the library still sends the real bytes."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "'***'"
-
-    __str__ = __repr__
-
-    def __format__(self, spec: str) -> str:
-        return repr(self)
-
-
-# --- settings ---------------------------------------------------------------------------------------------
-
-
-def settings(config: Kafka) -> dict[str, Any]:
-    """Keyword arguments that every kafka-python client takes. Raises ConfigError for unusable secrets."""
-    found: dict[str, Any] = {
-        "bootstrap_servers": [part.strip() for part in config.bootstrap_servers.split(",") if part.strip()],
-        "security_protocol": config.security_protocol,
-        "bootstrap_timeout_ms": _CONNECT_MS,
-        "reconnect_backoff_max_ms": 1_000,
-        "retry_backoff_ms": 10,  # a transaction's p99 falls from 129 to 40-50 ms
-    }
-    if config.security_protocol.startswith("SASL"):
-        found |= {
-            "sasl_mechanism": config.sasl_mechanism or "PLAIN",
-            "sasl_plain_username": config.sasl_username,
-            "sasl_plain_password": _password(config),
-        }
-    if config.security_protocol.endswith("SSL"):
-        found["ssl_context"] = _ssl_context(config)
-    return found
-
-
-def _password(config: Kafka) -> Secret:
-    if config.sasl_password_file:
-        try:
-            return Secret(Path(config.sasl_password_file).read_text("utf-8").rstrip("\r\n"))
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not UTF-8 text"
-            raise ConfigError(f"kafka.sasl_password_file {config.sasl_password_file}: {reason}") from None
-    if PASSWORD_VARIABLE in os.environ:
-        return Secret(os.environ[PASSWORD_VARIABLE])
-    raise ConfigError(
-        f"kafka.security_protocol is {config.security_protocol}, but there is no password: put it in a file "
-        f"and name it in kafka.sasl_password_file, or set {PASSWORD_VARIABLE}"
-    )
-
-
-def _ssl_context(config: Kafka) -> ssl.SSLContext:
-    """A context of our own: the library ignores some ssl_* settings when it makes one."""
-    try:
-        context = ssl.create_default_context(cafile=config.ssl_cafile or None)
-        if config.ssl_certfile:
-            context.load_cert_chain(config.ssl_certfile, config.ssl_keyfile or None)
-        return context
-    except (OSError, ssl.SSLError) as error:
-        reason = error.strerror or "not a usable PEM file"
-        names = ", ".join(n for n in (config.ssl_cafile, config.ssl_certfile, config.ssl_keyfile) if n)
-        raise ConfigError(f"kafka.ssl_*: {names}: {reason}; name readable PEM files") from None
-
-
-def transactional_id(config: Kafka) -> str:
-    return config.transactional_id or f"shoal-{config.group_id}"
-
-
 # --- making and closing clients -----------------------------------------------------------------------------
+
+
+class _Manager(KafkaConnectionManager):  # type: ignore[misc]
+    """Connections that remember a refused login; the library would try a wrong password until its timeout.
+
+    It also loses the broker's answer when the connection is closed right behind it, which a broker does after
+    a wrong password: so, with passwords, three connections in a row that were closed at once count as no.
+    """
+
+    _refusal: BaseException | None = None
+    _closed_at_once = 0
+
+    def get_connection(self, node_id: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._refusal is not None:
+            raise self._refusal
+        connection = super().get_connection(node_id, *args, **kwargs)
+        connection.init_future.add_both(self._opened)
+        return connection
+
+    def _opened(self, result: object) -> None:
+        """Runs on the I/O thread when a connection is ready, or failed with `result`."""
+        closed = self.config["sasl_mechanism"] and isinstance(result, KafkaConnectionError)
+        self._closed_at_once = self._closed_at_once + 1 if closed and "disconnected" in str(result) else 0
+        if isinstance(result, REFUSED):
+            self._refusal = result
+        elif self._closed_at_once >= _CLOSED_AT_ONCE_MAX:
+            self._refusal = SaslAuthenticationFailedError("connection closed during login")
 
 
 def make(kind: Callable[..., T], **configs: Any) -> T:
@@ -117,7 +75,8 @@ def make(kind: Callable[..., T], **configs: Any) -> T:
     nets: list[KafkaNetClient] = []
 
     def remember(**net_configs: Any) -> KafkaNetClient:
-        nets.append(KafkaNetClient(**net_configs))
+        net = NetworkSelector(**net_configs)
+        nets.append(KafkaNetClient(net=net, manager=_Manager(net, **net_configs)))
         return nets[-1]
 
     try:
@@ -208,8 +167,9 @@ class Patience:
 
 
 def _short(error: BaseException) -> str:
-    text = str(error).splitlines()[0] if str(error) else ""
-    return f"{type(error).__name__}: {text[:120]}" if text else type(error).__name__
+    name = type(error).__name__
+    text = str(error).removeprefix(f"{name}: ").partition("\n")[0]
+    return f"{name}: {text[:120]}" if text else name
 
 
 def connect(config: Kafka, stopping: Callable[[], bool], quiet: bool = False) -> KafkaAdminClient | None:

@@ -10,7 +10,8 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError, OffsetOutOfRangeError
 
 from .config import Kafka
-from .kafka_client import Patience, close_quietly, connect, make, settings
+from .kafka_client import Patience, close_quietly, connect, make
+from .kafka_settings import settings
 from .ports import BrokerGone, SourceGone
 
 _POLL_MS = 250

@@ -83,7 +83,7 @@ class Watch:
         patience = Patience(self._config, self._stopping)
         while patience.pause(error):
             try:
-                self._check_topic()
+                self.check_topic()
                 self.check(positions)
             except (KafkaError, TimeoutError, BrokerGone) as again:
                 error = again
@@ -92,8 +92,9 @@ class Watch:
                 self._on_phase(Phase.RUNNING)
                 return
 
-    def _check_topic(self) -> None:
-        """A topic that was deleted looks like a broker that does not answer: tell them apart."""
+    def check_topic(self) -> None:
+        """A deleted topic looks like a broker that does not answer, or like a lost place in the group: tell
+        them apart. Raises SourceGone, BrokerGone at the first try, KafkaError."""
         admin = connect(msgspec.structs.replace(self._config, broker_wait_s=0.0), self._stopping, quiet=True)
         if admin is None:
             return

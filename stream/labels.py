@@ -101,7 +101,7 @@ class Labels:
         self._labels = list(state["labels"])
         self._index = {label: i for i, label in enumerate(self._labels)}
         self._counts[:] = 0.0
-        self._counts[: len(self._labels)] = np.reshape(state["counts"], (len(self._labels), -1))
+        self._counts[: len(self._labels)] = state["counts"]
 
 
 def readable(label: str) -> str:

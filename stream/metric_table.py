@@ -145,3 +145,24 @@ METRICS: tuple[Metric, ...] = (
 def describe() -> list[tuple[str, str, str, str]]:
     """(name, type, labels, meaning) of every metric, for the documentation."""
     return [(m.name, m.kind, ", ".join(m.labels), m.meaning) for m in METRICS]
+
+
+def markdown() -> str:
+    """The same as a page: deploy/METRICS.md, written by `python -m shoal.stream.metric_table`."""
+    series = sum(metric.series_max for metric in METRICS)
+    rows = [f"| `{name}` | {kind} | {labels} | {meaning} |" for name, kind, labels, meaning in describe()]
+    head = [
+        "# Metrics",
+        "",
+        "Written by `python -m shoal.stream.metric_table`; a test compares it with what is exported.",
+        f"One instance exports at most {series} series. No label holds a user or the name of a segment.",
+        "A gauge that has no value yet is NaN.",
+        "",
+        "| name | type | labels | meaning |",
+        "|---|---|---|---|",
+    ]
+    return "\n".join([*head, *rows]) + "\n"
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

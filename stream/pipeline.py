@@ -64,8 +64,9 @@ class Pipeline:
         with self.probe("decode"):
             decoded, rejects = self.decoder.decode(step.records)
         with self.probe("admit"):
-            clocked = self.clock.advance(decoded.time_ms, step.as_of_ms)
-            admitted = self.admission.admit(decoded, clocked, self.clock.now_ms)
+            partitions = step.records.partitions[decoded.row]
+            clocked = self.clock.advance(decoded.time_ms, partitions, step.as_of_ms)
+            admitted = self.admission.admit(decoded, clocked)
             events = admitted.events
         with self.probe("windows"):
             self._release(self.users.leaving(events.users, self.clock.watermark_ms), step)

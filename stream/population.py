@@ -40,7 +40,7 @@ class Settings:
     anonymous: float = 0.0  # share of users that never give a user id
     stray: float = 0.1  # share of visits that look at anything
     duplicates: float = 0.0
-    late: float = 0.0  # older than any window
+    late: float = 0.0  # older than any window; none on the first day
     future: float = 0.0  # clocks that run years ahead
     absurd: float = 0.0  # values of 1e308
     corrupt: tuple[tuple[str, float], ...] = ()  # (reason code, share)

@@ -92,7 +92,7 @@ class Segmenter(Protocol):
 class Probe(Protocol):
     """Times a stage, from outside: the pure half has no clock."""
 
-    def __call__(self, stage: str) -> AbstractContextManager[None]: ...
+    def __call__(self, stage: str, /) -> AbstractContextManager[None]: ...
 
 
 def no_probe(stage: str) -> AbstractContextManager[None]:

@@ -28,6 +28,7 @@ from .ports import Observer, Phase
 PLAIN_EVERY_S = 2.0
 _RATE_OVER_S = 3.0
 _REFRESH_PER_S = 5
+_FIRST = "the first step on a machine also compiles the kernels"
 
 
 class Tee:
@@ -162,13 +163,16 @@ class Progress:
 
     def phase(self, phase: Phase) -> None:
         self._phase = phase
-        if phase in (Phase.STANDBY, Phase.RECOVERING, Phase.WAITING):
-            self._say(phase.value)
+        if phase is Phase.RUNNING and not self.seen.step:
+            self._say(_FIRST)
+        elif phase in (Phase.STANDBY, Phase.RECOVERING, Phase.WAITING):
+            self._say("")
 
     def committed(
         self, output: Output, commit_s: float, lag: Mapping[int, int], latency_s: float | None
     ) -> None:
         self.seen.take(output, commit_s, latency_s)
+        self.seen.note = self.seen.note.replace(_FIRST, "")
         self.seen.step_s, self._computing_s = self._computing_s, 0.0
         self.seen.lag = sum(lag.values())
         self._marks.append((self._clock_s(), self.seen.counts.records))

@@ -10,7 +10,7 @@ duplicates does not change what anybody does.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -103,11 +103,12 @@ class Simulator:
         start_ms = midnight(settings.start_ms)
         end_ms = start_ms + round(self.days * DAY_MS) if settings.events is None else None
         visits = Visits(settings, population, self._shop, self._scale, self.days)
+        first_day = replace(settings, late=0.0)  # nobody is late before somebody was in time
         waiting = np.empty(0, ROW)
         day = 0
         while end_ms is None or start_ms + day * DAY_MS < end_ms:
             population.advance(day)
-            fresh = befall(visits.of_day(day, behaviour), settings, luck)
+            fresh = befall(visits.of_day(day, behaviour), settings if day else first_day, luck)
             rows = np.concatenate([waiting, fresh])
             rows = rows[np.argsort(rows["arrival_ms"], kind="stable")]
             until_ms = start_ms + (day + 1) * DAY_MS

@@ -132,11 +132,15 @@ def _segment_table(summary: Summary) -> str:
     lines = [f"{summary.users:,} users in {sum(1 for s in summary.segments if s.users)} segments", ""]
     lines.append(f"{'id':>4}  {'users':>7}  {'share':>6}  name, what sets it apart, what it takes to")
     for row in summary.segments:
-        lines.append(f"{row.segment_id:>4}  {row.users:>7,}  {100 * row.share:>4.1f} %  {row.name}")
-        indent = " " * 23
-        lines += [f"{indent}- {words}" for words in row.traits[:TRAITS_SHOWN]]
-        if row.takes_to:
-            lines.append(f"{indent}- takes to {', '.join(row.takes_to[:TASTES_SHOWN])}")
+        if row.users:
+            lines.append(f"{row.segment_id:>4}  {row.users:>7,}  {100 * row.share:>4.1f} %  {row.name}")
+            indent = " " * 23
+            lines += [f"{indent}- {words}" for words in row.traits[:TRAITS_SHOWN]]
+            if row.takes_to:
+                lines.append(f"{indent}- takes to {', '.join(row.takes_to[:TASTES_SHOWN])}")
+    empty = ", ".join(str(row.segment_id) for row in summary.segments if not row.users)
+    if empty:
+        lines.append(f"      nobody is in {empty} now")
     return "\n".join(lines)
 
 

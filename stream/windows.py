@@ -19,7 +19,7 @@ there; only then does the order of positive and negative events matter. Day part
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numba import njit
@@ -28,6 +28,8 @@ from numpy.typing import NDArray
 from .config import Features, Horizon
 from .events import CHANNELS, F32, I32, I64, Bool, Events
 from .ports import State
+
+Times = TypeVar("Times", int, I64)
 
 COUNTS: tuple[str, ...] = (*(f"{channel}_count" for channel in CHANNELS), "events")
 PARTS: tuple[str, ...] = ("night_share", "morning_share", "afternoon_share", "evening_share", "weekend_share")
@@ -48,8 +50,8 @@ def tile_ms(horizon: Horizon) -> int:
     return horizon.window_ms // horizon.tiles
 
 
-def window_start_ms(horizon: Horizon, now_ms: int) -> int:
-    """Start of the oldest tile of the window at `now_ms`: what is older is outside."""
+def window_start_ms(horizon: Horizon, now_ms: Times) -> Times:
+    """Elementwise: start of the oldest tile of the window at `now_ms`: what is older is outside."""
     width_ms = tile_ms(horizon)
     return (now_ms // width_ms - horizon.tiles + 1) * width_ms
 

@@ -82,9 +82,14 @@ def change_sentence(change: Mapping[str, Any]) -> str:
     told = [
         f"{feature_words(f['feature'], f['user_value'], f['population_mean'])}"
         for f in features
-        if not f["feature"].startswith("interest")
+        if not f["feature"].startswith("interest") and _tells(f["user_value"], f["population_mean"])
     ]
     return text + (": " + "; ".join(told[:3]) if told else "")
+
+
+def _tells(own: float, average: float) -> bool:
+    """Whether a person would see the difference at once."""
+    return abs(own - average) > 0.3 * max(abs(own), abs(average))
 
 
 def _way(change: Mapping[str, Any]) -> str:

@@ -20,12 +20,14 @@ SMALL = (
     "features.dedup_max=8192",
     "encoder.dim=6",
     "encoder.hidden=16",
+    "encoder.warmup_steps=40",
     "encoder.replay_rows=256",
-    "encoder.publish_every_rows=400",
+    "encoder.batch=32",
+    "encoder.publish_every_rows=50",
     "encoder.churn_budget=1.0",
     "segmenter.segments=4",
-    "segmenter.warmup_rows=200",
-    "membership.catalog_every_rows=500",
+    "segmenter.warmup_rows=60",
+    "membership.catalog_every_rows=100",
     "engine.step_records_max=256",
 )
 

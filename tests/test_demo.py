@@ -67,8 +67,9 @@ def test_two_runs_write_the_same_bytes_and_the_second_replaces_the_first(
 ) -> None:
     _, folder = shown
     out = tmp_path / "out"
-    for _ in range(2):
-        result = demo("--output", str(out))
+    prepare(out)
+    (out / "segment.changes.jsonl").write_text("of an earlier demo, with other settings")
+    result = demo("--output", str(out))
     for path in sorted(folder.glob("*.jsonl")):
         assert (out / path.name).read_bytes() == path.read_bytes(), path.name
     for part in ("What to try next", "adjusted Rand", "planted", str(out), "For example"):
@@ -77,9 +78,10 @@ def test_two_runs_write_the_same_bytes_and_the_second_replaces_the_first(
 
 
 def test_the_demo_ends_in_time_with_what_it_has(tmp_path: Path) -> None:
-    facts = orjson.loads(demo("--json", "--seconds", "0.2", "--output", str(tmp_path / "out")).stdout)
+    many = ["--events", "1000000", "--seconds", "0.3"]
+    facts = orjson.loads(demo("--json", *many, "--output", str(tmp_path / "out")).stdout)
     assert facts["cut_short"]
-    assert facts["records"]["records"] == facts["planted"]["records"] < 8000
+    assert facts["records"]["records"] == facts["planted"]["records"] < 1_000_000
 
 
 # --- its parts -------------------------------------------------------------------------------------------

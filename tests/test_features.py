@@ -51,7 +51,7 @@ def column(features: Features, matrix: Any, name: str) -> Any:
     return matrix[:, features.names.index(name)]
 
 
-# --- rows ---------------------------------------------------------------------------
+# --- rows ---------------------------------------------------------------------------------------------
 
 
 def test_a_row_reads_as_a_person_would_write_it() -> None:
@@ -109,7 +109,7 @@ def test_a_silent_user_is_due_when_a_tile_has_left() -> None:
     assert features.due(FIRST, T0 + 10_000).tolist() == [True]
 
 
-# --- scaling ---------------------------------------------------------------------------
+# --- scaling ------------------------------------------------------------------------------------------
 
 
 def test_before_anything_is_learned_everything_is_zero(raw: Any) -> None:
@@ -154,6 +154,16 @@ def test_a_rare_channel_does_not_drown_the_rest(raw: Any) -> None:
     views = column(features, x, "view_count_1h")
     assert 0 < np.ptp(column(features, x, "follow_count_1h")) < np.ptp(views)
     assert column(features, x, "follow_count_1h").var() < 0.02 * views.var()
+
+
+def test_directions_keep_their_shape(raw: Any) -> None:
+    """The interest block is centred and divided by one number, so that no axis of it is stretched."""
+    features = Features(config(users_max=2000, interest_dim=8, clip=100.0))
+    features.learn(raw)
+    known = raw[np.linalg.norm(raw[:, features.interest], axis=1) > 0.5]
+    centred = known[:, features.interest] - known[:, features.interest].mean(axis=0)
+    ratios = features.scale(known)[:, features.interest] / centred
+    np.testing.assert_allclose(ratios, np.median(ratios), rtol=1e-2)
 
 
 def test_a_user_without_interest_stays_in_the_middle(raw: Any) -> None:

@@ -20,7 +20,7 @@ USERS = ("ann", "bob")
 _64 = (1 << 64) - 1
 
 
-# --- the oracle: Python's own integers and floats ---------------------------------------------------------------------------
+# --- the oracle: Python's own integers and floats -----------------------------------------------------
 
 
 def mix(x: int) -> int:
@@ -58,7 +58,7 @@ def oracle(steps: list[list[Touch]], user: str, frozen: bool = False) -> Any:
     return total / length if length else total
 
 
-# --- what the laws are tried on ---------------------------------------------------------------------------
+# --- what the laws are tried on -----------------------------------------------------------------------
 
 touches = st.builds(
     Touch,
@@ -88,7 +88,7 @@ def read(interest: Interest) -> Any:
     return out
 
 
-# --- laws ---------------------------------------------------------------------------
+# --- laws ---------------------------------------------------------------------------------------------
 
 
 @given(logs)
@@ -148,7 +148,7 @@ def test_a_restored_snapshot_continues_bit_for_bit(
     assert live.fingerprint() == restored.fingerprint()
 
 
-# --- single facts ---------------------------------------------------------------------------
+# --- single facts -------------------------------------------------------------------------------------
 
 
 def test_a_row_has_length_one_or_zero() -> None:

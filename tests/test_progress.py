@@ -97,6 +97,15 @@ def test_the_time_of_a_step_is_that_of_its_stages_without_waiting_for_input() ->
         assert "step 500 ms" in progress.line()
 
 
+def test_the_wait_for_the_first_step_is_explained() -> None:
+    progress, text, _ = plain()
+    with progress:
+        progress.phase(Phase.RUNNING)
+        assert "compiles the kernels" in text.getvalue()
+        progress.committed(output(1), 0.0, {}, None)
+        assert "compiles" not in progress.line()
+
+
 def test_recovery_is_said_at_once() -> None:
     progress, text, _ = plain()
     progress.phase(Phase.RECOVERING)

@@ -222,7 +222,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def simulated() -> list[bytes | None]:
     settings = Settings(
-        users=400, events=60_000, corrupt=(("json", 0.01), ("user_id", 0.01)), duplicates=0.01
+        users=400, events=40_000, corrupt=(("json", 0.01), ("user_id", 0.01)), duplicates=0.01
     )
     return [value for batch in Simulator(settings).batches() for value in batch.values]
 

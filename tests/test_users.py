@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made import HORIZONS, T0, Touch, columns, config
 
@@ -46,6 +46,7 @@ def state(users: Users) -> dict[str, Any]:
     return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in users.snapshot().items()}
 
 
+Steps = list[list[tuple[str, int]]]
 steps = st.lists(
     st.lists(st.tuples(st.sampled_from(NAMES), st.integers(0, 200)), min_size=1, max_size=USERS_MAX),
     min_size=1,
@@ -67,7 +68,7 @@ def leave_by_hand(
 
 @given(steps, st.integers(0, 60))
 @settings(max_examples=150, deadline=None)
-def test_users_come_and_go_as_in_a_plain_dictionary(log: list[list[tuple[str, int]]], lag_min: int) -> None:
+def test_users_come_and_go_as_in_a_plain_dictionary(log: Steps, lag_min: int) -> None:
     """Who is kept, since when, until when, how many events: equal to lists of times per name."""
     users, known, base = Users(CONFIG), dict[str, list[int]](), 0
     for number, step in enumerate(log):
@@ -156,14 +157,18 @@ def test_anonymous_and_known_users_of_one_id_are_two() -> None:
 
 
 @given(steps, steps, st.integers(0, 60))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_restored_snapshot_continues_bit_for_bit(
-    before: list[list[tuple[str, int]]], after: list[list[tuple[str, int]]], lag_min: int
+    monkeypatch: pytest.MonkeyPatch, before: Steps, after: Steps, lag_min: int
 ) -> None:
     """The same slots are given and taken, the same users are swept; a snapshot does not change any more."""
-    live, restored = Users(CONFIG), Users(CONFIG)
+    monkeypatch.setattr("shoal.stream.users._EXPIRY_SCAN", 3)  # so that turns matter among so few
+    monkeypatch.setattr("shoal.stream.users._SWEEP_SCAN", 2)
+    slow = config(users_max=USERS_MAX, sweep_rows_max=1)
+    live, restored = Users(slow), Users(slow)
     for step in before:
         take(live, [Touch(name, T0 + minute * 60_000) for name, minute in step])
+        live.silent(np.array([0], np.int32), Odd(), T0, False)
     kept = live.snapshot()
     restored.restore(kept)
     watermark_ms = T0 + (200 - lag_min) * 60_000
@@ -181,7 +186,7 @@ def test_a_restored_snapshot_continues_bit_for_bit(
     assert state(again) == {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in kept.items()}
 
 
-# --- the sweep over silent users ---------------------------------------------------------------------------
+# --- the sweep over silent users ----------------------------------------------------------------------
 
 
 def swept(users: Users, features: Always | Odd, touched: list[int] | None = None) -> list[int]:

@@ -21,7 +21,7 @@ USERS = ("ann", "bob", "cat")
 SPAN_MS = 2 * 3_600_000
 
 
-# --- the oracle: one user's columns from the full log, as one would write them down ---------------------------------------------------------------------------
+# --- the oracle: one user's columns from the full log, as one would write them down -------------------
 
 
 def in_window(time_ms: int, horizon: Horizon, now_ms: int) -> bool:
@@ -61,7 +61,7 @@ def shape(mine: list[Touch]) -> dict[str, float]:
     return row
 
 
-# --- what the laws are tried on ---------------------------------------------------------------------------
+# --- what the laws are tried on -----------------------------------------------------------------------
 
 touches = st.builds(
     Touch,
@@ -106,7 +106,7 @@ def newest(log: list[Touch]) -> int:
     return max(t.time_ms for t in log)
 
 
-# --- laws ---------------------------------------------------------------------------
+# --- laws ---------------------------------------------------------------------------------------------
 
 
 @given(logs, st.lists(st.integers(0, 40), max_size=6), st.booleans(), st.integers(0, 4_000_000))
@@ -172,7 +172,7 @@ def test_due_says_exactly_whose_columns_have_changed(log: list[Touch], later_ms:
     np.testing.assert_array_equal(due, (before != after).any(axis=1))
 
 
-# --- single facts ---------------------------------------------------------------------------
+# --- single facts -------------------------------------------------------------------------------------
 
 
 def test_an_event_leaves_with_its_tile() -> None:
@@ -236,6 +236,17 @@ def test_distinct_items_are_estimated_within_a_tenth() -> None:
         estimates = out[:, windows.names.index("distinct_items_1h")]
         assert abs(estimates.mean() / true - 1) < 0.05
         assert abs(estimates / true - 1).mean() < 0.15
+
+
+def test_weekends_are_saturday_and_sunday_utc() -> None:
+    """One event on each day of a week, just after and just before midnight: two of seven at the weekend."""
+    monday = 1_704_067_200_000  # 2024-01-01
+    for first_ms in (monday, monday + 86_399_999):
+        for day in range(7):
+            windows = Windows(CONFIG)
+            feed(windows, [Touch("ann", first_ms + day * 86_400_000)])
+            share = read(windows, first_ms + day * 86_400_000)[0, windows.names.index("weekend_share")]
+            assert (share > 2 / 7) == (day >= 5)
 
 
 def test_every_event_type_has_its_column() -> None:

@@ -32,9 +32,9 @@ STEP_RECORDS = "engine.step_records_max=1024"  # some hours of stream time a ste
 
 
 @click.command(short_help="the main job on simulated events, with progress on screen")
-@click.option("--users", default=1200, show_default=True, help="How many simulated users.")
-@click.option("--events", default=100_000, show_default=True, help="How many records they send.")
-@click.option("--days", default=21.0, show_default=True, help="Stream time that the records span.")
+@click.option("--users", default=1000, show_default=True, help="How many simulated users.")
+@click.option("--events", default=200_000, show_default=True, help="How many records they send.")
+@click.option("--days", default=28.0, show_default=True, help="Stream time that the records span.")
 @click.option("--seconds", default=40.0, show_default=True, help="Stop reading after this long.")
 @click.option("--seed", default=1, show_default=True, help="Of the simulation.")
 @click.option(
@@ -172,7 +172,7 @@ class SimulatedSource:
 def _run(config: Config, source: SimulatedSource, output: Path, http: bool, quiet: bool) -> Summary:
     """The engine over the whole simulation, and then what came out of it."""
     from ...sinks.files import FileSink
-    from ..summary import summarise
+    from ..summary import segments_of, summarise
     from ..wiring import build_engine
 
     sink = FileSink(output)
@@ -182,7 +182,7 @@ def _run(config: Config, source: SimulatedSource, output: Path, http: bool, quie
         with_signals(engine, engine.run)
     truth, planted = source.simulator.truth(), source.simulator.planted
     (output / "truth.json").write_bytes(truth_json(planted, truth))
-    reasons, example = changes_of(sink, truth)
+    reasons, example = changes_of(sink, truth, segments_of(engine.pipeline, truth))
     return summarise(engine.pipeline, engine.counts, truth, planted.as_dict(), reasons, example)
 
 
@@ -204,8 +204,8 @@ def _observe(config: Config, source: SimulatedSource, stack: ExitStack, http: bo
     return Tee(observers)
 
 
-def changes_of(sink: Sink, truth: Sequence[Span]) -> tuple[dict[str, int], str]:
-    """Changes by reason, and the clearest one in a sentence: best of a user who really became another."""
+def changes_of(sink: Sink, truth: Sequence[Span], segments: Mapping[str, int]) -> tuple[dict[str, int], str]:
+    """Changes by reason, and one in a sentence: the clearest of a user who really became another and stayed."""
     from ..words import change_sentence
 
     since = {before.user_id: before.to_ms for before in truth if before.to_ms < truth[-1].to_ms}
@@ -213,15 +213,14 @@ def changes_of(sink: Sink, truth: Sequence[Span]) -> tuple[dict[str, int], str]:
     best: tuple[tuple[bool, bool, bool, float], Mapping[str, Any]] | None = None
     for record in sink.published(CHANGES):
         change = orjson.loads(record.value or b"null")
-        kind = change["reason"]["kind"]
+        kind, user = change["reason"]["kind"], change["user"]["key"]
         reasons[kind] = reasons.get(kind, 0) + 1
-        if change["confidence"] is None:
+        if change["to"] is None:
             continue
-        after_ms = change["times"]["decided_time"] - since.get(change["user"]["key"], 1 << 62)
         rank = (
-            change["transition"] == "moved",
-            kind == "user_behavior",
-            after_ms > 0,
+            change["transition"] == "moved" and kind == "user_behavior",
+            segments.get(user) == change["to"]["segment_id"],
+            change["times"]["decided_time"] > since.get(user, 1 << 62),
             change["confidence"]["score"],
         )
         if best is None or rank > best[0]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import orjson
 
 from ..events import Reject
-from ..ports import ConfigError
 from ..sources import FileSource
 from ..wire import Decoder
 from .options import as_json, configuration, configured

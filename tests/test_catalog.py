@@ -1,0 +1,313 @@
+"""Segment profiles: means against a plain recount, tastes that do not shout, names that are unique and stable."""
+
+import numpy as np
+import pytest
+from decisions import NAMES, events, scored
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shoal.stream import catalog as catalog_module
+from shoal.stream.catalog import Catalog, Means, group_sums
+from shoal.stream.config import Membership as Config
+from shoal.stream.labels import LABEL_CHARS_MAX, Labels, readable
+from shoal.stream.naming import NOTHING_SPECIAL, PHRASES, compose, family, phrase, quantity
+
+D = len(NAMES)
+
+
+def rows_of(*groups):
+    """Rows (n, d) and their centres (n,) from (mean row, how many) per centre, with a little noise."""
+    rng = np.random.default_rng(1)
+    rows = [rng.normal(mean, 0.2, (n, D)).astype(np.float32) for mean, n in groups]
+    return np.concatenate(rows), np.repeat(np.arange(len(groups), dtype=np.int32), [n for _, n in groups])
+
+
+def learned(*groups, labels=None, **config):
+    """A catalog that has learned one step of these groups; `labels` are the users' own, one event each."""
+    rows, centres = rows_of(*groups)
+    catalog = Catalog(Config(**config), len(groups), NAMES)
+    learn(catalog, rows, centres, labels)
+    return catalog
+
+
+def learn(catalog, rows, centres, labels=None, touched=None):
+    n = len(rows)
+    slots = np.arange(n, dtype=np.int32)
+    told = events([f"u{i}" for i in range(n)], labels=labels)
+    batch = scored(slots, rows, np.zeros((2, D)), touched)
+    catalog.learn(centres, slots, told, batch)
+
+
+def refresh(catalog):
+    k = len(catalog.segment_names)
+    return catalog.refresh(np.arange(1, k + 1), np.full(k, 10))
+
+
+BUYERS, BROWSERS, PLAIN = [5, 5, 0, 0, 0, 0], [0, 0, 5, 0, 0, 0], [0, 0, 0, 0, 0, 0]
+
+
+# --- means -----------------------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=20), min_size=1, max_size=5), st.integers(0, 9)
+)
+@settings(max_examples=60, deadline=None)
+def test_means_equal_a_recount_while_memory_lasts(steps, seed):
+    """However the rows are cut into steps, group means, population mean and variance are the plain ones."""
+    rng = np.random.default_rng(seed)
+    means, rows, groups = Means(4, 3), [], []
+    for step in steps:
+        batch = rng.normal(5, 2, (len(step), 3)).astype(np.float32)
+        means.learn(batch, np.array(step, np.int32))
+        rows.append(batch)
+        groups += step
+    rows, groups = np.concatenate(rows).astype(np.float64), np.array(groups)
+    np.testing.assert_allclose(means.population_mean, rows.mean(axis=0), rtol=1e-9)
+    np.testing.assert_allclose(means.population_variance, rows.var(axis=0), rtol=1e-7, atol=1e-12)
+    for group in range(4):
+        wanted = rows[groups == group] if (groups == group).any() else rows
+        np.testing.assert_allclose(means.known()[group], wanted.mean(axis=0), rtol=1e-9)
+        assert means.weight[group] == (groups == group).sum()
+
+
+def test_means_forget_at_the_pace_of_their_memory(monkeypatch):
+    """Beyond MEMORY_ROWS old rows fade: after many new ones the mean is theirs."""
+    monkeypatch.setattr(catalog_module, "MEMORY_ROWS", 10)
+    means = Means(1, 1)
+    means.learn(np.zeros((10, 1), np.float32), np.zeros(10, np.int32))
+    for _ in range(20):
+        means.learn(np.ones((5, 1), np.float32), np.zeros(5, np.int32))
+    assert means.weight[0] == 10
+    assert means.mean[0, 0] == pytest.approx(1.0, abs=1e-5)
+    assert means.population_variance[0] < 0.01
+
+
+def test_group_sums_equal_the_plain_loop():
+    rows = np.arange(12, dtype=np.float32).reshape(4, 3)
+    assert group_sums(rows, np.array([1, 0, 1, 1], np.int32), 3).tolist() == [
+        [3, 4, 5],
+        [15, 18, 21],
+        [0, 0, 0],
+    ]
+
+
+def test_silent_rows_are_learned_only_at_the_very_start():
+    """The first step has nothing else to know a segment by; later, only touched users teach."""
+    rows, centres = rows_of((BUYERS, 4), (PLAIN, 4))
+    catalog = Catalog(Config(), 2, NAMES)
+    learn(catalog, rows, centres, touched=1)
+    assert catalog.raw.weight.tolist() == [4, 4]
+    learn(catalog, rows, centres, touched=1)
+    assert catalog.raw.weight.tolist() == [5, 4]
+
+
+def test_users_in_no_segment_teach_nothing():
+    catalog = Catalog(Config(), 2, NAMES)
+    learn(catalog, np.ones((3, D), np.float32), np.full(3, -1, np.int32), labels=["toys"] * 3)
+    assert catalog.raw.population_weight == 0
+    assert not catalog.due
+
+
+def test_it_is_due_after_so_many_learned_rows():
+    """Rows count, not steps; a refresh starts the count over."""
+    rows, centres = rows_of((BUYERS, 3), (PLAIN, 3))
+    catalog = Catalog(Config(catalog_every_rows=12), 2, NAMES)
+    learn(catalog, rows, centres)
+    assert not catalog.due
+    learn(catalog, rows, centres)
+    assert catalog.due
+    refresh(catalog)
+    assert not catalog.due
+
+
+# --- profiles and names ------------------------------------------------------------------------------------
+
+
+def test_a_profile_says_what_sets_a_segment_apart():
+    """The strongest horizon of each quantity, in the feature's own unit; interest columns stay out."""
+    catalog = learned((BUYERS, 50), ([0, 0, 5, 0, 9, 9], 50))
+    buyers, browsers = refresh(catalog)
+    assert {t.feature.rpartition("_")[0] for t in buyers.traits} == {"purchase_count", "view_count"}
+    top = {t.feature.split("_")[0]: t for t in buyers.traits}
+    assert top["purchase"].z == pytest.approx(1.0, abs=0.05)
+    assert top["purchase"].segment_mean == pytest.approx(5.0, abs=0.1)
+    assert top["purchase"].population_mean == pytest.approx(2.5, abs=0.1)
+    assert top["view"].z < -0.9
+    assert browsers.name == "keen browsers, rare buyers"
+    assert (buyers.size, buyers.share, buyers.rows, buyers.segment_id) == (10, 0.5, 50, 1)
+
+
+def test_near_constant_features_say_nothing():
+    """A feature that is the same for everybody up to rounding never explains a segment."""
+    rows, centres = rows_of((BUYERS, 20), (PLAIN, 20))
+    rows[:, 3] = 0.3
+    rows[0, 3] = 0.3000001
+    catalog = Catalog(Config(), 2, NAMES)
+    learn(catalog, rows, centres)
+    for profile in refresh(catalog):
+        assert "evening_share" not in {t.feature for t in profile.traits}
+
+
+def test_a_label_that_a_segment_takes_to_becomes_part_of_its_name():
+    labels = ["toys"] * 50 + ["books"] * 50 + ["food"] * 50
+    catalog = learned((BUYERS, 50), (BROWSERS, 50), (PLAIN, 50), labels=labels)
+    names = [p.name for p in refresh(catalog)]
+    assert names[0] == "frequent buyers of toys"
+    assert names[1] == "keen browsers of books"
+
+
+def test_a_segment_like_everybody_is_called_average():
+    catalog = learned((PLAIN, 50))
+    (profile,) = refresh(catalog)
+    assert profile.name == NOTHING_SPECIAL
+    assert profile.traits == ()
+    assert profile.share == 1.0
+
+
+def test_names_stay_while_what_they_say_holds():
+    """A drift that leaves the reason in place renames nothing; one that takes it away does."""
+    catalog = learned((BUYERS, 50), (BROWSERS, 50))
+    first = [p.name for p in refresh(catalog)]
+    rows, centres = rows_of(([3, 3, 0, 2, 0, 0], 50), (BROWSERS, 50))
+    learn(catalog, rows, centres)
+    assert [p.name for p in refresh(catalog)] == first
+    for _ in range(40):
+        learn(catalog, *rows_of(([0, 0, 0, 5, 0, 0], 50), (BROWSERS, 50)))
+    assert refresh(catalog)[0].name != first[0]
+
+
+@given(
+    st.lists(st.lists(st.sampled_from([-3.0, 0.0, 3.0]), min_size=D, max_size=D), min_size=1, max_size=9),
+    st.lists(st.sampled_from(["", "toys", "books", "x\x00y"]), min_size=9, max_size=9),
+)
+@settings(max_examples=60, deadline=None)
+def test_names_are_unique_printable_and_never_empty(means, labels):
+    """Segments that look alike, even exactly, still get names of their own."""
+    catalog = learned(
+        *((mean, 4) for mean in means), labels=[label for label in labels[: len(means)] for _ in range(4)]
+    )
+    for _ in range(2):
+        names = [p.name for p in refresh(catalog)]
+        assert len(set(names)) == len(names)
+        assert all(name and name.isprintable() for name in names)
+
+
+def test_every_phrase_belongs_to_one_family():
+    """What a feature is called follows from its first word that is known."""
+    for key, (more, less) in PHRASES.items():
+        assert family(f"{key}_count_7d") == key
+        assert (phrase(f"{key}_7d", 1.0), phrase(f"{key}_7d", -1.0)) == (more, less)
+    assert phrase("shoe_size", 2.0) == "high shoe"
+    assert quantity("cart_add_count_30d") == "cart_add_count"
+
+
+def test_a_taken_name_grows_by_the_next_trait_and_then_by_the_id():
+    phrases = ["frequent buyers", "evenings", "old hands"]
+    assert compose(phrases, "", 7, set())[0] == "frequent buyers, evenings"
+    taken = {"frequent buyers, evenings"}
+    assert compose(phrases, "", 7, taken)[0] == "frequent buyers, evenings, old hands"
+    taken.add("frequent buyers, evenings, old hands")
+    assert compose(phrases, "", 7, taken)[0] == "frequent buyers, evenings (7)"
+
+
+# --- tastes ------------------------------------------------------------------------------------------------
+
+
+def count(labels, words, slots=None, centres=None, rows=0):
+    n = len(words)
+    slots = np.arange(n, dtype=np.int32) if slots is None else np.array(slots, np.int32)
+    centres = np.zeros(n, np.int32) if centres is None else np.array(centres, np.int32)
+    labels.learn(words, slots, centres, rows)
+
+
+def test_lift_compares_with_everybody_and_shrinks_thin_counts():
+    """(own + 10) / (expected + 10): a few users cannot make a label look like a passion."""
+    labels = Labels(2, 1000)
+    words = ["toys"] * 90 + ["books"] * 10 + ["books"] * 100 + ["rare"] * 3
+    count(labels, words, centres=[0] * 100 + [1] * 100 + [0] * 3)
+    taste, rare = labels.tastes(0, 5)
+    expected = 90 * 103 / 203
+    assert taste.label == "toys"
+    assert taste.lift == pytest.approx((90 + 10) / (expected + 10))
+    assert taste.share == pytest.approx(90 / 103)
+    assert rare.lift < 1.2 < 203 / 103  # unshrunk it would be as strong as the toys
+    assert [t.label for t in labels.tastes(1, 5)] == ["books"]
+
+
+def test_a_bot_with_a_thousand_events_counts_once():
+    labels = Labels(2, 1000)
+    count(labels, ["spam"] * 1000 + ["toys"] * 20, slots=[0] * 1000 + list(range(1, 21)))
+    assert labels.snapshot()["counts"][:, 0].tolist() == [1.0, 20.0]
+
+
+def test_impressions_refunds_and_logins_are_no_taste():
+    """What was merely shown, taken back or unlabelled says nothing about what a user turns to."""
+    told = events(
+        ["a", "b", "c", "d"], labels=["x", "y", "z", ""], kinds=["impression", "login", "purchase", "view"]
+    )
+    told.sign[2] = -1
+    catalog = Catalog(Config(), 2, NAMES)
+    slots = np.arange(4, dtype=np.int32)
+    catalog.learn(np.zeros(4, np.int32), slots, told, scored(slots, np.zeros((4, D)), np.zeros((2, D))))
+    assert catalog.labels.snapshot()["labels"] == []
+
+
+def test_counts_halve_over_the_half_life():
+    labels = Labels(1, 100)
+    count(labels, ["toys"] * 8)
+    count(labels, [], rows=100)
+    assert labels.snapshot()["counts"].tolist() == [[4.0]]
+
+
+def test_at_the_limit_the_weakest_label_makes_room():
+    """Only for a newcomer that came to more users than the weakest still counts for; in first-seen order."""
+    labels = Labels(1, 1000, labels_max=2)
+    count(labels, ["a", "a", "a", "b"])
+    count(labels, ["c"], slots=[9])
+    assert labels.snapshot()["labels"] == ["a", "b"]
+    count(labels, ["c", "c", "d", "d"])
+    state = labels.snapshot()
+    assert state["labels"] == ["a", "c"]
+    assert state["counts"].tolist() == [[3.0], [2.0]]
+
+
+def test_labels_from_outside_are_cut_and_made_readable():
+    labels = Labels(1, 1000)
+    count(labels, ["x" * 1000])
+    assert labels.snapshot()["labels"] == ["x" * LABEL_CHARS_MAX]
+    assert readable("to\x00y\u202es ") == "toys"
+    assert readable("\x07") == "?"
+
+
+@given(st.lists(st.lists(st.sampled_from("abcdefg"), max_size=12), max_size=6))
+@settings(max_examples=60, deadline=None)
+def test_the_label_table_never_outgrows_its_limit(steps):
+    """And index, labels and counts keep speaking of the same rows."""
+    labels = Labels(2, 50, labels_max=3)
+    for words in steps:
+        count(labels, words, centres=[i % 2 for i in range(len(words))], rows=10)
+        state = labels.snapshot()
+        assert len(state["labels"]) == len(set(state["labels"])) <= 3
+        other = Labels(2, 50, labels_max=3)
+        other.restore(state)
+        assert other.tastes(0, 5) == labels.tastes(0, 5)
+
+
+# --- state -------------------------------------------------------------------------------------------------
+
+
+def test_restore_continues_as_if_nothing_had_happened():
+    """The same profiles and names after restore(snapshot()); the snapshot does not change meanwhile."""
+    one = learned((BUYERS, 30), (BROWSERS, 30), labels=["toys"] * 30 + ["books"] * 30, catalog_every_rows=100)
+    refresh(one)
+    learn(one, *rows_of((BUYERS, 25), (BROWSERS, 25)))
+    state = one.snapshot()
+    rows, centres = rows_of(([1, 2, 3, 0, 0, 0], 30), (PLAIN, 30))
+    other = learned((PLAIN, 3), (PLAIN, 3), labels=["other"] * 6, catalog_every_rows=100)
+    learn(one, rows, centres, labels=["food"] * 60)
+    other.restore(state)
+    learn(other, rows, centres, labels=["food"] * 60)
+    assert (one.due, other.due) == (True, True)
+    assert refresh(one) == refresh(other)
+    assert [p.name for p in refresh(one)] == one.segment_names

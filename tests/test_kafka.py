@@ -1,0 +1,473 @@
+"""Kafka, the parts that no contract covers: topics, the group, transactions, secrets."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+from broker import PASSWORD, USER, Broker
+from hypothesis import given
+from hypothesis import strategies as st
+from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove
+from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment
+from kafka.structs import ConsumerGroupMetadata
+from kafka_kit import create_topics, eventually, kafka_config, output, read_committed, send
+
+from shoal.sinks.kafka import KafkaSink
+from shoal.stream.config import Kafka
+from shoal.stream.events import CHANGES, MANIFEST, MEMBERS, REJECTED, Output, OutRecord, Range
+from shoal.stream.kafka import KafkaSource, wait_for_broker
+from shoal.stream.kafka_admin import REJECTED_MAX_BYTES, wanted
+from shoal.stream.kafka_group import OneOwner, choose
+from shoal.stream.kafka_settings import PASSWORD_VARIABLE, Secret, settings
+from shoal.stream.ports import BrokerGone, CommitUnknown, ConfigError, Phase, SourceGone, TopicsMissing
+
+kafka = pytest.mark.kafka
+
+
+@contextmanager
+def opened(source: KafkaSource) -> Iterator[KafkaSource]:
+    try:
+        assert source.open(lambda: False)
+        source.seek({})
+        yield source
+    finally:
+        source.close()
+
+
+@contextmanager
+def sink_of(config: Kafka, **settings: Any) -> Iterator[KafkaSink]:
+    sink = KafkaSink(config, lambda: ConsumerGroupMetadata(config.group_id), **settings)
+    try:
+        sink.open()
+        yield sink
+    finally:
+        sink.close()
+
+
+def poll_some(source: KafkaSource, count: int = 1) -> list[Any]:
+    """(partition, offset, value) of at least `count` records."""
+    found: list[Any] = []
+    for _ in range(200):
+        records, _ranges = source.poll(1000, 0.1) or (None, ())
+        if records is not None:
+            rows = zip(records.partitions.tolist(), records.offsets.tolist(), records.values, strict=True)
+            found += list(rows)
+        if len(found) >= count:
+            return found
+    raise AssertionError(f"{len(found)} of {count} records came")
+
+
+def poll_for_ever(source: KafkaSource) -> None:
+    for _ in range(300):
+        source.poll(10, 0.1)
+
+
+# --- who works -------------------------------------------------------------------------------------------
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=5), st.integers(0, 5), min_size=1, max_size=6))
+def test_exactly_one_member_gets_all_partitions(owned: dict[str, int]) -> None:
+    """The assignor's law, whoever owned what before."""
+    topic = SimpleNamespace(partitions_for_topic=lambda name: {2, 0, 1})
+    members = [
+        SimpleNamespace(member_id=member, metadata=_subscription(count)) for member, count in owned.items()
+    ]
+    assigned = OneOwner().assign(topic, members)
+    given_to = [member for member, assignment in assigned.items() if assignment.partitions()]
+    assert len(given_to) == 1
+    assert [tp.partition for tp in assigned[given_to[0]].partitions()] == [0, 1, 2]
+    assert set(assigned) == set(owned)
+
+
+def _subscription(count: int) -> Any:
+    owner = OneOwner()
+    owner.on_assignment(ConsumerProtocolAssignment(1, [("t", list(range(count)))], b""), 1)
+    return owner.metadata(["t"])
+
+
+@given(st.sets(st.text(max_size=5), max_size=6), st.text(max_size=5))
+def test_the_member_that_works_keeps_its_work_whoever_comes(others: set[str], owner: str) -> None:
+    assert choose({**dict.fromkeys(sorted(others), 0), owner: 4}) == owner
+
+
+@kafka
+def test_a_second_engine_stands_by_and_takes_over_when_the_first_one_leaves(broker: Broker) -> None:
+    """The first one goes on undisturbed, also its commits; nothing is read twice by the group's own doing."""
+    config = create_topics(kafka_config(broker))
+    first = KafkaSource(config)
+    phases: list[Phase] = []
+    second = KafkaSource(config, on_phase=phases.append)
+    works = threading.Event()
+    with opened(first):
+        waiting = threading.Thread(target=lambda: second.open(lambda: False) and works.set(), daemon=True)
+        waiting.start()
+        eventually(lambda: first.poll(10, 0.05) and Phase.STANDBY in phases)
+        assert not works.is_set()
+        send(config, [(0, None, b"a"), (1, None, b"b")])
+        assert {value for _, _, value in poll_some(first, 2)} == {b"a", b"b"}
+        sink = KafkaSink(config, first.group_metadata)
+        sink.open()
+        sink.commit(output(1, (), [Range(0, 0, 1), Range(1, 0, 1)]))
+        sink.close()
+        assert not works.is_set()
+    assert works.wait(10)
+    second.seek({0: 1})
+    assert [value for _, _, value in poll_some(second)] == [b"b"]
+    second.close()
+
+
+@kafka
+def test_an_engine_that_stands_by_can_be_told_to_stop(broker: Broker) -> None:
+    config = create_topics(kafka_config(broker))
+    with opened(KafkaSource(config)) as first:
+        stopping = threading.Event()
+        second = KafkaSource(config, on_phase=lambda phase: stopping.set())
+        answers: list[bool] = []
+        thread = threading.Thread(target=lambda: answers.append(second.open(stopping.is_set)), daemon=True)
+        thread.start()
+        eventually(lambda: first.poll(10, 0.05) and answers)
+        assert answers == [False]
+        second.close()
+
+
+@kafka
+def test_an_engine_that_lost_its_place_in_the_group_ends(broker: Broker) -> None:
+    """Crash-only: neither poll nor commit goes on as if nothing had happened."""
+    config = create_topics(kafka_config(broker))
+    with opened(KafkaSource(config)) as source:
+        member = source.group_metadata().member_id
+        with KafkaAdminClient(bootstrap_servers=broker.address) as admin:
+            admin.remove_group_members(config.group_id, [MemberToRemove(member_id=member)])
+        with pytest.raises(CommitUnknown, match="silent for longer"):
+            poll_for_ever(source)
+        with pytest.raises(CommitUnknown):
+            source.group_metadata()
+
+
+# --- topics ----------------------------------------------------------------------------------------------
+
+
+def test_the_contract_compacts_state_and_keeps_manifests_for_ever() -> None:
+    topics = {topic.name: topic for topic in wanted(Kafka(topic_prefix="p.", partitions=6))}
+    assert topics["p.segment.members"].policy == topics["p.segment.catalog"].policy == "compact"
+    assert topics["p.segment.changes"].policy == topics["p.shoal.manifest"].policy == "delete"
+    assert topics["p.shoal.manifest"].partitions == 1
+    assert topics["p.shoal.manifest"].configs["retention.ms"] == "-1"
+    assert topics["p.behavior.events"].partitions == 6
+
+
+@kafka
+def test_missing_topics_are_named_with_the_commands_that_create_them(broker: Broker) -> None:
+    config = kafka_config(broker)
+    with pytest.raises(TopicsMissing) as caught:
+        KafkaSource(config).open(lambda: False)
+    text = str(caught.value)
+    for topic in wanted(config):
+        assert f"--topic {topic.name} " in text
+    assert f"kafka-topics.sh --bootstrap-server {broker.address} --create" in text
+    assert "--config cleanup.policy=compact" in text
+    assert "shoal run --create-topics" in text
+    assert "kafka.create_topics" in text
+
+
+@kafka
+def test_topics_are_created_as_the_contract_wants_them_when_asked_to(broker: Broker) -> None:
+    config = kafka_config(broker, create_topics=True, partitions=3)
+    source = KafkaSource(config)
+    assert source.open(lambda: False)
+    source.close()
+    names = {topic.name: topic for topic in wanted(config)}
+    with KafkaAdminClient(bootstrap_servers=broker.address) as admin:
+        found = {topic["name"]: topic for topic in admin.describe_topics(list(names))}
+        resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+        configs = admin.describe_configs(resources, config_filter="all")["topic"]
+    for name, topic in names.items():
+        assert len(found[name]["partitions"]) == topic.partitions
+        assert {key: configs[name][key]["value"] for key in topic.configs} == dict(topic.configs)
+
+
+@kafka
+def test_a_topic_that_was_created_again_is_not_taken_for_the_old_one(broker: Broker) -> None:
+    """Same name, same number of records: only the committed offsets still know the difference."""
+    config = create_topics(kafka_config(broker))
+    send(config, [(0, None, b"old")])
+    with opened(KafkaSource(config)) as source, sink_of(config) as sink:
+        poll_some(source)
+        sink.commit(output(1, (), [Range(0, 0, 1)]))
+    name = wanted(config)[0].name
+    with KafkaAdminClient(bootstrap_servers=broker.address) as admin:
+        admin.delete_topics([name])
+        eventually(lambda: admin.describe_topics([name])[0]["error_code"] == 3)
+    create_topics_again(config, name)
+    send(config, [(0, None, b"new")])
+    sink = KafkaSink(config, None)
+    with pytest.raises(SourceGone, match="created again"):
+        sink.open()
+    sink.close()
+
+
+def create_topics_again(config: Kafka, name: str) -> None:
+    with KafkaAdminClient(bootstrap_servers=config.bootstrap_servers) as admin:
+        admin.create_topics({name: {"num_partitions": config.partitions, "replication_factor": 1}})
+        admin.wait_for_topics([name])
+
+
+@kafka
+def test_a_topic_that_is_deleted_while_it_is_read_stops_the_engine(broker: Broker) -> None:
+    config = create_topics(kafka_config(broker))
+    with opened(KafkaSource(config)) as source:
+        with KafkaAdminClient(bootstrap_servers=broker.address) as admin:
+            admin.delete_topics([wanted(config)[0].name])
+        with pytest.raises(SourceGone, match="deleted while it was read"):
+            poll_for_ever(source)
+
+
+@kafka
+def test_records_that_were_deleted_before_they_were_read_stop_the_engine(broker: Broker) -> None:
+    """Retention overtook us: at seek, at replay and while polling, never a silent jump."""
+    config = create_topics(kafka_config(broker))
+    send(config, [(0, None, b"%d" % i) for i in range(10)])
+    with opened(KafkaSource(config)) as source:
+        poll_some(source, 10)
+        with KafkaAdminClient(bootstrap_servers=broker.address) as admin:
+            admin.delete_records({TopicPartition(wanted(config)[0].name, 0): 5})
+        with pytest.raises(SourceGone, match=r"\[5, 10\)"):
+            source.seek({0: 2})
+        with pytest.raises(SourceGone, match="read before"):
+            source.read((Range(0, 4, 6),))
+        with pytest.raises(SourceGone, match="partition 7"):
+            source.read((Range(7, 0, 1),))
+        assert list(source.read((Range(0, 5, 7),)).values) == [b"5", b"6"]
+
+
+# --- what is read ----------------------------------------------------------------------------------------
+
+
+@kafka
+def test_transactions_of_producers_are_read_whole_or_not_at_all(broker: Broker) -> None:
+    """Aborted records are nobody's input; markers belong to ranges, so ranges tile and lag ends at zero."""
+    config = create_topics(kafka_config(broker))
+    send(config, [(0, None, b"plain")])
+    send(config, [(0, None, b"in 1"), (0, None, b"in 2")], transactional_id=config.topic_prefix + "in")
+    aborted = KafkaProducer(bootstrap_servers=broker.address, transactional_id=config.topic_prefix + "out")
+    aborted.init_transactions()
+    aborted.begin_transaction()
+    aborted.send(wanted(config)[0].name, b"never", partition=0)
+    aborted.flush()
+    aborted.abort_transaction()
+    aborted.close()
+    send(config, [(0, None, b"end")])
+    with opened(KafkaSource(config)) as source:
+        polled = []
+        while sum(len(records) for records, _ in polled) < 4:
+            polled.append(source.poll(2, 0.1) or (None, ()))
+        assert [v for records, _ in polled for v in records.values] == [b"plain", b"in 1", b"in 2", b"end"]
+        ranges = [r for _, ranges in polled for r in ranges]
+        assert [r.start for r in ranges[1:]] == [r.end for r in ranges[:-1]]
+        assert ranges[-1].end == 7  # 4 records, 1 aborted, 2 markers
+        for records, recorded in polled:
+            assert list(source.read(recorded).values) == list(records.values)
+        assert source.lag()[0] == 0
+
+
+@kafka
+def test_traceparents_pass_through(broker: Broker) -> None:
+    config = create_topics(kafka_config(broker))
+    producer = KafkaProducer(bootstrap_servers=broker.address)
+    name = wanted(config)[0].name
+    producer.send(name, b"x", partition=0)
+    producer.send(name, b"y", partition=0, headers=[("traceparent", b"00-1"), ("other", b"z")])
+    producer.close()
+    with opened(KafkaSource(config)) as source:
+        eventually(lambda: source.lag()[0] == 0 and source.read((Range(0, 0, 2),)))
+        assert source.read((Range(0, 0, 2),)).traceparents == {1: b"00-1"}
+
+
+# --- transactions ----------------------------------------------------------------------------------------
+
+CHANGE = OutRecord(CHANGES, b"u", b"{}", (("ce_id", b"u:1"),))
+TOO_LARGE = OutRecord(REJECTED, b"k", b"x" * (REJECTED_MAX_BYTES + 1))
+
+
+@kafka
+def test_a_step_that_fails_half_way_leaves_nothing_behind(broker: Broker) -> None:
+    """The first half was stored on the broker already; no subscriber, offset or manifest ever shows it."""
+    config = create_topics(kafka_config(broker))
+    sink = KafkaSink(config, lambda: ConsumerGroupMetadata(config.group_id), bytes_max=100)
+    sink.open()
+    sink.commit(output(1, [CHANGE], [Range(0, 0, 3)]))
+    with pytest.raises(CommitUnknown, match="larger than"):
+        sink.commit(output(2, [*[CHANGE] * 200, TOO_LARGE], [Range(0, 3, 9)]))
+    with pytest.raises(AssertionError, match="never used again"):
+        sink.commit(output(2, [CHANGE]))
+    sink.close()
+    again = KafkaSink(config, lambda: ConsumerGroupMetadata(config.group_id))
+    assert again.open() == output(1, [], [Range(0, 0, 3)]).manifest
+    assert len(read_committed(config, CHANGES)) == 1
+    assert committed_offsets(config) == {0: 3}
+    again.commit(output(2, [CHANGE], [Range(0, 3, 4), Range(1, 0, 2)]))
+    again.close()
+    assert committed_offsets(config) == {0: 4, 1: 2}
+    assert len(read_committed(config, MANIFEST)) == 2
+
+
+def committed_offsets(config: Kafka) -> dict[int, int]:
+    with KafkaAdminClient(bootstrap_servers=config.bootstrap_servers) as admin:
+        offsets = admin.list_group_offsets([config.group_id])[config.group_id]
+    return {tp.partition: found.offset for tp, found in sorted(offsets.items())}
+
+
+@kafka
+def test_a_step_larger_than_the_limit_is_sent_in_parts_and_is_still_whole(broker: Broker) -> None:
+    config = create_topics(kafka_config(broker))
+    records = [OutRecord(MEMBERS, b"u%d" % i, b"x" * 50) for i in range(100)]
+    with sink_of(config, bytes_max=500) as sink:
+        sink.commit(output(1, records))
+    assert sorted(r.key for r in read_committed(config, MEMBERS)) == sorted(r.key for r in records)
+
+
+@kafka
+def test_a_newer_engine_fences_the_older_one(broker: Broker) -> None:
+    """The older one is told, once and for all; nothing it sends afterwards is ever seen."""
+    config = create_topics(kafka_config(broker))
+    with sink_of(config) as old:
+        old.commit(output(1, [CHANGE]))
+        with sink_of(config) as new:
+            with pytest.raises(CommitUnknown) as caught:
+                old.commit(output(2, [CHANGE]))
+            assert not caught.value.broker_away
+            new.commit(output(2, [CHANGE]))
+    assert [m.step for m in KafkaSink(config, None).manifests()] == [1, 2]
+    assert len(read_committed(config, CHANGES)) == 2
+
+
+class PausedSink(KafkaSink):
+    """Sends a step, and is then paused until the broker has given the transaction up."""
+
+    def _send(self, output: Output) -> None:
+        super()._send(output)
+        name = f"shoal-{self._config.group_id}"
+        with KafkaAdminClient(bootstrap_servers=self._config.bootstrap_servers) as admin:
+            eventually(lambda: admin.describe_transactions([name])[name].state.value != "Ongoing")
+
+
+@kafka
+def test_a_process_paused_past_the_transaction_timeout_does_not_believe_its_commit(broker: Broker) -> None:
+    """The client may report success for a transaction that the broker aborted long ago."""
+    config = create_topics(kafka_config(broker, transaction_timeout_ms=1000))
+    sink = PausedSink(config, lambda: ConsumerGroupMetadata(config.group_id))
+    sink.open()
+    with pytest.raises(CommitUnknown):
+        sink.commit(output(1, [CHANGE], [Range(0, 0, 1)]))
+    sink.close()
+    with sink_of(config) as again:
+        assert list(again.manifests()) == []
+    assert read_committed(config, CHANGES) == []
+
+
+# --- secrets and refusals --------------------------------------------------------------------------------
+
+
+def test_a_secret_is_sent_as_it_is_and_shown_as_stars() -> None:
+    secret = Secret("hunter2")
+    assert bytes("\0".join(["u", secret]), "utf-8") == b"u\0hunter2"
+    assert secret.encode() == b"hunter2"
+    shown = f"{secret} {secret!r} {secret!s} {[secret]} {{}}".format(secret) + " %s" % (secret,)  # noqa: UP031
+    assert "hunter2" not in shown
+
+
+def test_the_password_comes_from_a_file_or_the_environment_and_is_in_no_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Kafka(security_protocol="SASL_PLAINTEXT", sasl_username="u")
+    monkeypatch.delenv(PASSWORD_VARIABLE, raising=False)
+    with pytest.raises(ConfigError, match=PASSWORD_VARIABLE):
+        settings(config)
+    monkeypatch.setenv(PASSWORD_VARIABLE, "from-env")
+    assert settings(config)["sasl_plain_password"].encode() == b"from-env"
+    (tmp_path / "secret").write_text("from-file\n")
+    config = msgspec.structs.replace(config, sasl_password_file=str(tmp_path / "secret"))
+    found = settings(config)
+    assert found["sasl_plain_password"].encode() == b"from-file"
+    assert "from-" not in f"{config} {found}"
+
+
+def test_an_unreadable_certificate_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"no-such-ca\.pem"):
+        settings(Kafka(security_protocol="SSL", ssl_cafile="no-such-ca.pem"))
+
+
+def sasl_config(broker: Broker, password: str, tmp_path: Path, **changes: Any) -> Kafka:
+    if broker.sasl is None:
+        pytest.skip("this broker has no listener with passwords")
+    (tmp_path / "password").write_text(password)
+    return kafka_config(
+        broker,
+        bootstrap_servers=broker.sasl,
+        security_protocol="SASL_PLAINTEXT",
+        sasl_mechanism="PLAIN",
+        sasl_username=USER,
+        sasl_password_file=str(tmp_path / "password"),
+        **changes,
+    )
+
+
+@kafka
+def test_an_engine_works_over_a_listener_that_wants_a_password(broker: Broker, tmp_path: Path) -> None:
+    config = sasl_config(broker, PASSWORD, tmp_path, create_topics=True)
+    with opened(KafkaSource(config)) as source:
+        send(msgspec.structs.replace(config, bootstrap_servers=broker.address), [(0, b"k", b"v")])
+        assert [value for _, _, value in poll_some(source)] == [b"v"]
+        sink = KafkaSink(config, source.group_metadata)
+        assert sink.open() is None
+        sink.commit(output(1, [CHANGE], [Range(0, 0, 1)]))
+        sink.close()
+
+
+@kafka
+def test_a_wrong_password_is_refused_at_once_and_never_shown(
+    broker: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not waited for like an absent broker; and not in the error, nor in any log line at any level."""
+    config = sasl_config(broker, "wrong-one-1234", tmp_path)
+    with caplog.at_level(logging.DEBUG), pytest.raises(ConfigError, match="refused user 'shoal'") as caught:
+        KafkaSource(config).open(lambda: False)
+    assert "wrong-one-1234" not in caplog.text + str(caught.value)
+
+
+# --- waiting ---------------------------------------------------------------------------------------------
+
+
+def test_an_absent_broker_is_waited_for_with_one_line_per_try(caplog: pytest.LogCaptureFixture) -> None:
+    config = Kafka(bootstrap_servers="127.0.0.1:1", broker_wait_s=1.0)
+    with (
+        caplog.at_level(logging.WARNING, "shoal"),
+        pytest.raises(BrokerGone, match=r"no Kafka broker at 127\.0\.0\.1:1 for 1 s"),
+    ):
+        wait_for_broker(config, lambda: False)
+    tries = [r.getMessage() for r in caplog.records if r.name == "shoal"]
+    assert 2 <= len(tries) <= 5
+    assert all("127.0.0.1:1 does not answer" in line and "giving up in" in line for line in tries)
+
+
+def test_waiting_for_a_broker_ends_when_told_to_stop() -> None:
+    calls: list[int] = []
+    with suppress(BrokerGone):
+        wait_for_broker(
+            Kafka(bootstrap_servers="127.0.0.1:1"), lambda: bool(calls.append(1)) or len(calls) > 3
+        )
+    assert 3 < len(calls) < 20
+
+
+@kafka
+def test_a_broker_that_answers_is_not_waited_for(broker: Broker) -> None:
+    wait_for_broker(Kafka(bootstrap_servers=broker.address, broker_wait_s=0), lambda: False)
