@@ -27,7 +27,7 @@ from ..stream.ports import State
 from .base import fold
 from .kernels import affine, bend
 
-PULL = 0.1
+PULL = 1.0
 NOISE = 0.3
 ENCODING = ("w1", "b1", "w2", "b2")
 Weights = dict[str, F32]  # w1 b1 w2 b2 encode, w3 b3 w4 b4 decode; w (i, o), b (o,)

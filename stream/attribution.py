@@ -1,24 +1,27 @@
 """Why a user changed segment: did the user move, did the model, or did a new encoder?
 
-Per user one anchor is kept: the embedding of the last scoring in which the user's own segment was the
-nearest. Scorings that disagree do not replace it, so the anchor is what the user was like before it started
-to leave, however many confirmations the move then took.
+Per user one anchor is kept: the embedding of the last scoring in which the user was clearly inside its own
+segment (a lead of CLEAR or more over the runner-up), or else the first one in that segment or under that
+encoder. Scorings on the border, or beyond it, do not replace the anchor, so it shows what the user was like
+before it began to leave, however slowly it went and however many confirmations the move took.
 
 All comparisons are leads: how much nearer the old segment is than the new one, in units of the distance
 between their two centres,
 
     lead(z, C) = (|z - c_new| - |z - c_old|) / |c_new - c_old|      in -1..1, negative: z belongs to the new
 
-    same encoder      lead(anchor, today's centres) < 0: the anchor itself would change segment today, so
-                      the model moved (segment_moved); else the user did (user_behavior)
-    another encoder   lead(today's row under the previous encoder, its last centres) >= 0: without the
-                      publication the user would have stayed (encoder_published); else user_behavior
+The swing from the lead at the anchor to the lead now is parted in two by a lead between them:
 
-    user_shift + model_shift = lead at the anchor, then - lead now
+    same encoder      of the anchor under today's centres: what was lost until there is model_shift, the rest
+                      user_shift
+    another encoder   of today's row under the encoder before, with the last centres it had: what was lost
+                      until there is user_shift, the rest model_shift
 
-where the middle lead parts the two shares. The lead at the anchor was measured against its runner-up: exact
-when the user moves there, else a lower bound, and so is model_shift (same encoder) or user_shift (another).
-A publication is seen one version back: for an anchor older than that the previous encoder still decides.
+A change is called after the larger part: user_behavior; else segment_moved, or encoder_published where the
+encoder is another. The lead at the anchor was measured against its runner-up: exact when the user moves
+there, else a lower bound, and so is the part that begins with it. Only the encoder version before the
+serving one can be asked: for an older anchor the change is parted as if that version had made it, and
+without that encoder everything counts as the user's.
 """
 
 from __future__ import annotations
@@ -37,6 +40,9 @@ USER_BEHAVIOR, SEGMENT_MOVED, ENCODER_PUBLISHED, EXPIRY = (
     "encoder_published",
     "expiry",
 )
+CLEAR = 0.2
+"""Lead over the runner-up from which a user is clearly inside: on the line between the two, 60 : 40."""
+
 KINDS = (USER_BEHAVIOR, SEGMENT_MOVED, ENCODER_PUBLISHED, EXPIRY)
 
 
@@ -74,6 +80,7 @@ class Attribution:
         if len(moved):
             verdict = self._compare(moves, moved, scored, publisher)
         self._label[moves.slot] = moves.centre_after
+        self._version[moves.slot] = -1  # the next scoring in the new segment is an anchor, clear or not
         return verdict
 
     def _see(self, version: int, centres: F64) -> None:
@@ -96,28 +103,28 @@ class Attribution:
             if z is not None:
                 middle[other] = lead(z, self._previous, old[other], new[other])
         first, second = start - middle, middle - now
-        kinds = [USER_BEHAVIOR] * len(moves)
-        for i, is_same, part in zip(moved.tolist(), same.tolist(), middle.tolist(), strict=True):
-            if is_same:
-                kinds[i] = SEGMENT_MOVED if part < 0 else USER_BEHAVIOR
-            else:
-                kinds[i] = ENCODER_PUBLISHED if part >= 0 else USER_BEHAVIOR
         user_shift, model_shift = np.zeros(len(moves)), np.zeros(len(moves))
         user_shift[moved] = np.where(same, second, first)
         model_shift[moved] = np.where(same, first, second)
-        return Verdict(tuple(kinds), user_shift, model_shift)
+        kind = np.full(len(moves), USER_BEHAVIOR, object)
+        kind[moved] = np.where(same, SEGMENT_MOVED, ENCODER_PUBLISHED)
+        kind[user_shift >= model_shift] = USER_BEHAVIOR
+        return Verdict(tuple(kind.tolist()), user_shift, model_shift)
 
     def remember(self, scored: Scored, version: int) -> None:
-        """Anchor the users whose own segment was the nearest. Called after `judge`, before learning."""
+        """Anchor the users that are in their own segment. Called after `judge`, before learning."""
         rows = np.flatnonzero(scored.nearest == self._label[scored.slots])
-        slots = scored.slots[rows]
-        self._z[slots] = scored.z[rows]
+        if not len(rows):
+            return
+        assert self._centres is not None, "remember() before judge(): no centres were seen"
+        own = scored.nearest[rows]
+        runner_up = _runner_up(scored.distances[rows], own)
+        leads = lead(scored.z[rows], self._centres, own, runner_up)
+        anchor = (leads >= CLEAR) | (self._version[scored.slots[rows]] != version)
+        slots = scored.slots[rows[anchor]]
+        self._z[slots] = scored.z[rows[anchor]]
         self._version[slots] = version
-        if len(rows) and self._centres is not None:
-            own = scored.nearest[rows]
-            self._lead[slots] = lead(
-                scored.z[rows], self._centres, own, _runner_up(scored.distances[rows], own)
-            )
+        self._lead[slots] = leads[anchor]
 
     def clear(self, slots: I32) -> None:
         self._version[slots] = -1

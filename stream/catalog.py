@@ -195,7 +195,9 @@ class Catalog:
 
     def _name(self, centre: int) -> None:
         strong = [(f, *v) for f, v in self._families(centre).items() if abs(v[1]) >= _Z_MIN]
-        strong.sort(key=lambda item: min(-item[2], item[2] / 2))  # what they do says more than what they do not
+        strong.sort(
+            key=lambda item: min(-item[2], item[2] / 2)
+        )  # what they do says more than what they do not
         phrases = list(dict.fromkeys(phrase(feature, z) for _, feature, z in strong))
         tastes = self.labels.tastes(centre, 1)
         label = tastes[0].label if tastes and tastes[0].lift >= _NAME_LIFT else ""

@@ -110,7 +110,7 @@ def _contradicted(time_ms: I64) -> Bool:
     for i in suspects:
         after = time_ms[i + 1 : i + 1 + _NEIGHBOURS]
         future[i] = np.mean(after < time_ms[i] - _LEAD_MS) >= 0.9
-    for i in range(max(tail, _NEIGHBOURS_MIN), n):
-        before = time_ms[max(0, i - _NEIGHBOURS) : i]
-        future[i] = np.mean(before < time_ms[i] - _TAIL_LEAD_MS) >= 0.9
+    for j in range(max(tail, _NEIGHBOURS_MIN), n):
+        before = time_ms[max(0, j - _NEIGHBOURS) : j]
+        future[j] = np.mean(before < time_ms[j] - _TAIL_LEAD_MS) >= 0.9
     return future

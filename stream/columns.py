@@ -86,10 +86,11 @@ def _quantity(event: Event) -> float:
 def _touches(events: Sequence[Event]) -> tuple[list[int], list[str], list[int], list[int]]:
     """First item's hash (n,), labels (n,), token_ptr (n+1,), tokens (t,)."""
     first, labels, ptr, tokens = [], [], [0], []
+    paths: Paths = {}
     for event in events:
         items = event.items
         if items:
-            found = touched(items)
+            found = _touched(items, paths)
             tokens += found
             first.append(found[0] if items[0].id else 0)
             labels.append(_label(items[0]))
@@ -102,30 +103,35 @@ def _touches(events: Sequence[Event]) -> tuple[list[int], list[str], list[int], 
 
 def _label(item: Item) -> str:
     """The top of its category path, else its id, else nothing."""
-    top = next((part for part in item.category if part), None) if item.category else None
+    top = next(filter(None, item.category), None) if item.category else None
     return top or item.id or ""
 
 
-def touched(items: Sequence[Item]) -> list[int]:
-    """At most 64 distinct tokens, in order. Stops there: the cost is bounded too."""
-    found: dict[int, None] = {}  # in order, without repeats
+Paths = dict[tuple[str, ...], list[int]]  # category path -> its tokens; kept for one step, which bounds it
+
+
+def _touched(items: Sequence[Item], paths: Paths) -> list[int]:
+    """At most 64 distinct tokens, in order. The work is bounded by the record's own size."""
+    found: list[int] = []
     for item in items:
         if item.id:
-            found[_hash(("i:" + item.id).encode())] = None
+            found.append(_hash(f"i:{item.id}".encode()))
         if item.category:
-            path = "c:"
-            for part in item.category:
-                if part:
-                    path = path + part if path == "c:" else f"{path}/{part}"
-                    found[_hash(path.encode())] = None
-                    if len(found) >= TOKENS_MAX:
-                        break
+            path = tuple(item.category)
+            known = paths.get(path)
+            if known is None:
+                known = paths[path] = _path_tokens(path)
+            found += known
         if item.brand:
-            found[_hash(("b:" + item.brand).encode())] = None
+            found.append(_hash(f"b:{item.brand}".encode()))
         if item.tags:
-            for tag in item.tags[:TOKENS_MAX]:
-                if tag:
-                    found[_hash(("t:" + tag).encode())] = None
-        if len(found) >= TOKENS_MAX:
-            return list(found)[:TOKENS_MAX]
-    return list(found)
+            found += [_hash(f"t:{tag}".encode()) for tag in item.tags if tag]
+    if len(items) == 1 and items[0].tags is None and len(found) <= TOKENS_MAX:
+        return found  # distinct already: the common case
+    return list(dict.fromkeys(found))[:TOKENS_MAX]
+
+
+def _path_tokens(path: Sequence[str]) -> list[int]:
+    """Of every prefix of a category path, widest first."""
+    parts = [part for part in path[:TOKENS_MAX] if part]
+    return [_hash(f"c:{'/'.join(parts[:depth])}".encode()) for depth in range(1, len(parts) + 1)]

@@ -33,7 +33,7 @@ def _d(text: str, **limits: Any) -> Meta:
     return Meta(description=text, **limits)
 
 
-class Horizon(Frozen):
+class Horizon(Frozen, frozen=True):
     """One sliding window: the last `tiles` tiles that together span `window_ms`."""
 
     name: str
@@ -41,7 +41,7 @@ class Horizon(Frozen):
     tiles: Annotated[int, Meta(ge=1, le=1024)]
 
 
-class Input(Frozen):
+class Input(Frozen, frozen=True):
     field_map: Annotated[
         dict[str, str], _d("contract field -> dotted path in your events, e.g. event_time = 'ts'")
     ] = {}
@@ -57,7 +57,7 @@ class Input(Frozen):
     money_max: Annotated[float, _d("values beyond this are clamped and counted", gt=0, le=1e12)] = 1e7
 
 
-class Time(Frozen):
+class Time(Frozen, frozen=True):
     lateness_ms: Annotated[int, _d("how far behind the newest event the watermark stays", ge=0)] = _MS_HOUR
     future_skew_ms: Annotated[
         int, _d("event times beyond the wall clock by more than this are clamped", ge=0)
@@ -67,7 +67,7 @@ class Time(Frozen):
     )
 
 
-class Features(Frozen):
+class Features(Frozen, frozen=True):
     horizons: Annotated[
         tuple[Horizon, ...], _d("sliding windows, shortest first; each a name, a span and its tiles")
     ] = (
@@ -92,7 +92,7 @@ class Features(Frozen):
     seed: Annotated[int, _d("seed of the item projection", ge=0)] = 1
 
 
-class Encoder(Frozen):
+class Encoder(Frozen, frozen=True):
     kind: Annotated[
         Literal["autoencoder", "linear", "identity"], _d("what turns a feature row into an embedding")
     ] = "autoencoder"
@@ -115,7 +115,7 @@ class Encoder(Frozen):
     seed: Annotated[int, _d("seed of the weights and of the reservoir", ge=0)] = 1
 
 
-class Segmenter(Frozen):
+class Segmenter(Frozen, frozen=True):
     backend: Annotated[
         Literal["shoal", "river"], _d("compiled kernel, or river.cluster.KMeans itself (slow)")
     ] = "shoal"
@@ -132,7 +132,7 @@ class Segmenter(Frozen):
     seed: Annotated[int, _d("seed of k-means++", ge=0)] = 1
 
 
-class Membership(Frozen):
+class Membership(Frozen, frozen=True):
     margin: Annotated[
         float, _d("a new centre must be nearer by this share of the distance to count", ge=0, lt=1)
     ] = 0.1
@@ -143,7 +143,7 @@ class Membership(Frozen):
     catalog_every_rows: Annotated[int, _d("learned rows between two catalog updates", ge=1)] = 50_000
 
 
-class Engine(Frozen):
+class Engine(Frozen, frozen=True):
     step_records_max: Annotated[int, _d("records in one step at most", ge=1, le=1_000_000)] = 8192
     step_bytes_max: Annotated[int, _d("output bytes in flight per step at most", ge=1 << 16)] = 64 << 20
     poll_timeout_s: Annotated[float, _d("longest wait for input before looking round", gt=0, le=60)] = 0.1
@@ -152,7 +152,7 @@ class Engine(Frozen):
     snapshots_kept: Annotated[int, _d("older snapshots are removed", ge=1, le=1000)] = 3
 
 
-class Kafka(Frozen):
+class Kafka(Frozen, frozen=True):
     bootstrap_servers: Annotated[str, _d("brokers, host:port separated by commas")] = "127.0.0.1:9092"
     events_topic: Annotated[str, _d("input topic, without the prefix")] = "behavior.events"
     topic_prefix: Annotated[str, _d("put before every topic name")] = ""
@@ -184,7 +184,7 @@ class Kafka(Frozen):
     broker_wait_s: Annotated[float, _d("how long an absent broker is waited for", ge=0)] = 120.0
 
 
-class Http(Frozen):
+class Http(Frozen, frozen=True):
     host: Annotated[str, _d("address of /metrics, /healthz and /readyz; loopback unless configured")] = (
         "127.0.0.1"
     )
@@ -195,7 +195,7 @@ class Http(Frozen):
     waiting_max_s: Annotated[float, _d("the same while starting or waiting for the broker", gt=0)] = 600.0
 
 
-class Config(Frozen):
+class Config(Frozen, frozen=True):
     """The whole configuration; every key has its unit in its name and its reason in its description."""
 
     input: Input = Input()

@@ -43,7 +43,6 @@ TEXTS = (
 )  # fmt: skip
 
 NUMBER_TEXT = re.compile(r"-?[0-9]{1,30}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,2})?")
-_WHOLE = re.compile(r"-?[0-9]{1,30}")
 
 
 def mapping(field_map: Mapping[str, str]) -> Part | None:
@@ -155,7 +154,8 @@ def _number(found: Any) -> Any:
 
 
 def _time(found: Any) -> Any:
-    return int(found) if type(found) is str and _WHOLE.fullmatch(found) else found
+    whole = type(found) is str and found.isdecimal() and found.isascii() and len(found) <= 30
+    return int(found) if whole else found
 
 
 def _joined(found: list[Any]) -> Any:
@@ -168,12 +168,15 @@ def _joined(found: list[Any]) -> Any:
 
 
 def _listed(found: list[Any]) -> Any:
-    """Texts and lists of texts as one list; it ends at the first part that is absent, as a path would."""
+    """Texts and lists of texts as one list; it ends at the first that is absent."""
     parts: list[Any] = []
     for part in found:
-        if part is None or part == "":
+        if part is None or part == "" or part == []:
             break
-        parts += [_text(one) for one in part] if isinstance(part, list) else [_text(part)]
+        if type(part) is str:
+            parts.append(part)
+        else:
+            parts += [_text(one) for one in part] if isinstance(part, list) else [_text(part)]
     return parts or None
 
 

@@ -116,19 +116,19 @@ def _mix(x):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _project(row, token, weight):  # type: ignore[no-untyped-def]
-    """Add `weight` times the token's signs to the row (d + 1,), and its size to the last column."""
-    d = len(row) - 1
+def _project(sums, u, token, weight):  # type: ignore[no-untyped-def]
+    """Add `weight` times the token's signs to row u of sums (u, d + 1), and its size to the last column."""
+    d = sums.shape[1] - 1
     step = np.float32(weight / np.sqrt(d))
     bits = token
     for j in range(d):
         if j % 64 == 0:
             bits = _mix(bits)
         if (bits >> np.uint64(j % 64)) & np.uint64(1):
-            row[j] += step
+            sums[u, j] += step
         else:
-            row[j] -= step
-    row[d] += abs(weight)
+            sums[u, j] -= step
+    sums[u, d] += abs(weight)
 
 
 @njit(cache=True)
@@ -145,13 +145,14 @@ def _add(  # type: ignore[no-untyped-def]
         decay = 2.0 ** (-abs(later_ms) / half_life_ms)
         weight = np.float64(weights[i])
         if later_ms > 0:
-            sums[u] *= np.float32(decay)
+            for j in range(sums.shape[1]):
+                sums[u, j] *= np.float32(decay)
             reference_ms[u] = time_ms[i]
         else:
             weight *= decay
         for k in range(token_ptr[i], token_ptr[i + 1]):
             idf = 1.0 + np.log((1.0 + n_events) / (1.0 + min(seen[token[k] & mask], n_events)))
-            _project(sums[u], token[k] ^ salt, weight * idf)
+            _project(sums, u, token[k] ^ salt, weight * idf)
 
 
 @njit(cache=True)

@@ -62,21 +62,30 @@ def wanted(config: Kafka) -> list[Topic]:
     return topics
 
 
+def ensure_input(admin: KafkaAdminClient, config: Kafka) -> None:
+    """The input topic is there, or created if `kafka.create_topics` says so. Raises TopicsMissing, ConfigError."""
+    _ensure(admin, config, wanted(config)[:1])
+
+
 def ensure_topics(admin: KafkaAdminClient, config: Kafka) -> None:
     """All topics are there, created if `kafka.create_topics` says so. Raises TopicsMissing, ConfigError."""
-    topics = wanted(config)
-    found = describe(admin, [topic.name for topic in topics])
-    missing = [topic for topic in topics if topic.name not in found]
-    if missing and not config.create_topics:
-        raise TopicsMissing(_missing_text(missing, config))
-    if missing:
-        create(admin, missing, config)
+    found = _ensure(admin, config, wanted(config))
     manifest = found.get(config.topic_prefix + MANIFEST)
     if manifest is not None and len(manifest["partitions"]) != 1:
         raise ConfigError(
             f"{config.topic_prefix}{MANIFEST} has {len(manifest['partitions'])} partitions, wanted 1: manifests "
             f"need one order. Delete it and create it again, or choose another kafka.topic_prefix"
         )
+
+
+def _ensure(admin: KafkaAdminClient, config: Kafka, topics: Sequence[Topic]) -> dict[str, dict[str, Any]]:
+    found = describe(admin, [topic.name for topic in topics])
+    missing = [topic for topic in topics if topic.name not in found]
+    if missing and not config.create_topics:
+        raise TopicsMissing(_missing_text(missing, config))
+    if missing:
+        create(admin, missing, config)
+    return found
 
 
 def _missing_text(missing: Sequence[Topic], config: Kafka) -> str:

@@ -126,7 +126,7 @@ class Pipeline:
 
     def _decide(self, scored: Scored, step: Step) -> Moves:
         return self.membership.decide(
-            scored, self.users.events_seen[scored.slots], self.clock.now_ms, step.number
+            scored, self.users.events_seen[scored.slots].astype(np.int64), self.clock.now_ms, step.number
         )
 
     def _learn(self, scored: Scored) -> Publication | None:

@@ -55,10 +55,14 @@ class Publication:
 class Publisher(Protocol):
     """An encoder together with its replay reservoir and the rule for when new weights may serve."""
 
-    version: int  # of the serving weights; 0 before `warm`
     d_out: int
     loss: float  # of the latest learning; 0.0 before
-    reservoir: F32  # (r, d_in) sample of the rows learned so far, r <= encoder.replay_rows
+
+    @property
+    def version(self) -> int: ...  # of the serving weights; 0 before `warm`
+
+    @property
+    def reservoir(self) -> F32: ...  # (r, d_in) sample of the rows learned so far, r <= encoder.replay_rows
 
     def encode(self, x: F32) -> F32: ...  # (n, d_in) -> (n, d_out), serving copy
     def encode_previous(self, x: F32) -> F32 | None: ...  # with the version served before this one, if any

@@ -11,6 +11,7 @@ import os
 import select
 import sys
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -231,7 +232,7 @@ class _Lines:
             if isinstance(self._raw, gzip.GzipFile):
                 return self._raw.read1(_CHUNK_BYTES)
             return os.read(self._raw.fileno(), _CHUNK_BYTES)
-        except (OSError, EOFError, gzip.zlib.error) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise InputError(f"{self._path}: cannot be read further: {error}") from None
 
     def _split(self, chunk: bytes) -> None:

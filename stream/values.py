@@ -6,7 +6,7 @@ to six significant digits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 
 from .attribution import Verdict
 from .catalog import Catalog, Profile
-from .events import I32, I64, Events, Records, Scored
+from .events import F64, I32, I64, Bool, Events, Records, Scored
 from .explain import INTEREST, explain, rounded
 from .membership import LEFT, Lineage, Moves
 from .users import ANONYMOUS
@@ -82,13 +82,25 @@ def rfc3339(time_ms: int) -> str:
 # --- changes and members -------------------------------------------------------------------------------
 
 
-def change_values(told: Told, records: Records, catalog: Catalog, decided_ms: int) -> list[Value]:
-    """Values of `segment.changes`, one per move."""
+def change_values(told: Told, records: Records, catalog: Catalog, decided_ms: int) -> Iterator[Value]:
+    """Values of `segment.changes`, one per move, each built when it is asked for."""
     m = told.moves
     names = [*catalog.segment_names, None]  # the last one, -1, is no segment
-    return [
-        {
-            "user": _user(name),
+    columns = zip(
+        told.names,
+        m.transitions(),
+        _sides(m.before, m.centre_before, m.before_since_ms, names),
+        _sides(m.after, m.centre_after, m.since_ms, names),
+        _reasons(told.verdict),
+        _confidences(m),
+        _explanations(told, catalog),
+        _positions(told, records),
+        _where(told.cause >= 0, told.event_time_ms),
+        strict=True,
+    )
+    for name, transition, source, target, reason, confidence, explanation, position, event_time in columns:
+        yield {
+            "user": {"key": user_key(name), "kind": "anonymous" if name.startswith(ANONYMOUS) else "user"},
             "transition": transition,
             "from": source,
             "to": target,
@@ -97,87 +109,62 @@ def change_values(told: Told, records: Records, catalog: Catalog, decided_ms: in
             "explanation": explanation,
             "model": told.model,
             "position": position,
-            "times": {
-                "event_time": event_time if position["offset"] is not None else None,
-                "decided_time": decided_ms,
-            },
+            "times": {"event_time": event_time, "decided_time": decided_ms},
         }
-        for name, transition, source, target, reason, confidence, explanation, position, event_time in zip(
-            told.names,
-            m.transitions(),
-            _sides(m.before, m.centre_before, m.before_since_ms, names),
-            _sides(m.after, m.centre_after, m.since_ms, names),
-            _reasons(told.verdict),
-            _confidences(m),
-            _explanations(told, catalog),
-            _positions(told, records),
-            told.event_time_ms.tolist(),
-            strict=True,
-        )
-    ]
 
 
-def _user(name: str) -> Value:
-    return {"key": user_key(name), "kind": "anonymous" if name.startswith(ANONYMOUS) else "user"}
+def _rows(*columns: I64 | F64 | Bool) -> Iterator[tuple[Any, ...]]:
+    """Rows of plain Python values, as JSON wants them."""
+    return zip(*(column.tolist() for column in columns), strict=True)
 
 
-def _sides(ids: I64, centres: I32, since_ms: I64, names: Sequence[str | None]) -> list[Value | None]:
-    return [
-        {"segment_id": segment, "name": names[centre], "since": since} if segment else None
-        for segment, centre, since in zip(ids.tolist(), centres.tolist(), since_ms.tolist(), strict=True)
-    ]
+def _where(present: Bool, values: I64 | I32) -> list[int | None]:
+    """(n,) the values, None where they are not present."""
+    return [value if here else None for here, value in _rows(present, values)]
 
 
-def _reasons(verdict: Verdict) -> list[Value]:
-    shifts = zip(
-        verdict.kind, rounded(verdict.user_shift).tolist(), rounded(verdict.model_shift).tolist(), strict=True
-    )
-    return [{"kind": kind, "user_shift": user, "model_shift": model} for kind, user, model in shifts]
+def _sides(ids: I64, centres: I32, since_ms: I64, names: Sequence[str | None]) -> Iterator[Value | None]:
+    for segment, centre, since in _rows(ids, centres, since_ms):
+        yield {"segment_id": segment, "name": names[centre], "since": since} if segment else None
 
 
-def _confidences(moves: Moves) -> list[Value]:
-    columns = zip(
-        rounded(moves.score).tolist(),
-        rounded(moves.margin).tolist(),
-        moves.events_seen.tolist(),
-        moves.provisional.tolist(),
-        strict=True,
-    )
-    return [
-        {"score": score, "margin": margin, "events_seen": seen, "provisional": provisional}
-        for score, margin, seen, provisional in columns
-    ]
+def _reasons(verdict: Verdict) -> Iterator[Value]:
+    shifts = _rows(rounded(verdict.user_shift), rounded(verdict.model_shift))
+    for kind, (user, model) in zip(verdict.kind, shifts, strict=True):
+        yield {"kind": kind, "user_shift": user, "model_shift": model}
 
 
-def _positions(told: Told, records: Records) -> list[Value]:
+def _confidences(moves: Moves) -> Iterator[Value]:
+    columns = rounded(moves.score), rounded(moves.margin), moves.events_seen, moves.provisional
+    for score, margin, seen, provisional in _rows(*columns):
+        yield {"score": score, "margin": margin, "events_seen": seen, "provisional": provisional}
+
+
+def _positions(told: Told, records: Records) -> Iterator[Value]:
     caused = told.cause >= 0
-    partitions = iter(records.partitions[told.cause[caused]].tolist())
-    offsets = iter(records.offsets[told.cause[caused]].tolist())
-    return [
-        {
-            "topic": INPUT_TOPIC,
-            "partition": next(partitions) if has_event else None,
-            "offset": next(offsets) if has_event else None,
-            "sequence": sequence,
-        }
-        for has_event, sequence in zip(caused.tolist(), told.moves.sequence.tolist(), strict=True)
-    ]
+    at = np.maximum(told.cause, 0)
+    if not caused.any():
+        partitions = offsets = _where(caused, told.cause)
+    else:
+        partitions, offsets = _where(caused, records.partitions[at]), _where(caused, records.offsets[at])
+    columns = zip(partitions, offsets, told.moves.sequence.tolist(), strict=True)
+    for partition, offset, sequence in columns:
+        yield {"topic": INPUT_TOPIC, "partition": partition, "offset": offset, "sequence": sequence}
 
 
-def _explanations(told: Told, catalog: Catalog) -> list[Value | None]:
+def _explanations(told: Told, catalog: Catalog) -> Iterator[Value | None]:
     """What made each user fit its new segment; None for farewells."""
     moves, scored = told.moves, told.scored
-    if scored is None or not len(moves):
-        return [None] * len(moves)
+    if scored is None:
+        yield from [None] * len(moves)
+        return
     found = explain(
         catalog, scored.raw[moves.row], scored.x[moves.row], moves.centre_before, moves.centre_after
     )
-    is_interest = catalog.interest[found.column]
-    shown = np.where(is_interest, len(catalog.features), found.column)
     names = (*catalog.features, INTEREST)
-    columns = (shown, *map(rounded, found.numbers()))
-    return [
-        {
+    shown = np.where(catalog.interest[found.column], len(catalog.features), found.column)
+    for row in _rows(shown, *map(rounded, found.numbers())):
+        yield {
             "features": [
                 {
                     "feature": names[feature],
@@ -186,12 +173,10 @@ def _explanations(told: Told, catalog: Catalog) -> list[Value | None]:
                     "population_mean": population,
                     "contribution": contribution,
                 }
-                for feature, user, segment, population, contribution in zip(*rows, strict=True)
+                for feature, user, segment, population, contribution in zip(*row, strict=True)
                 if contribution > 0
             ]
         }
-        for rows in zip(*(column.tolist() for column in columns), strict=True)
-    ]
 
 
 def member_value(change: Value) -> Value:

@@ -67,6 +67,27 @@ def test_the_anchor_is_from_before_the_user_began_to_leave():
     assert verdict.user_shift[0] == pytest.approx(1.6)
 
 
+def test_a_slow_walk_across_the_border_is_the_users_own():
+    """Centres that tremble decide nothing: the anchor is where the user was last clearly inside."""
+    scene = Scene(confirmations=2)
+    base, kinds = scene.centres, []
+    for i in range(60):
+        scene.centres = base + (0.4 if i % 2 else -0.4)
+        moves, verdict = scene.step([0], [[1.0 + 0.1 * i, 0.0]])
+        kinds += list(zip(moves.transitions(), verdict.kind, verdict.user_shift.tolist(), strict=True))
+    assert [k[:2] for k in kinds] == [("assigned", "user_behavior"), ("moved", "user_behavior")]
+    assert kinds[1][2] > 0.2
+
+
+def test_a_user_that_was_never_clearly_inside_is_measured_from_its_arrival():
+    """The first scoring in a segment is an anchor, near the border or not; later ones there are none."""
+    scene = Scene()
+    for x in (4.9, 4.8, 4.95):
+        scene.step([0], [[x, 0.0]])
+    _, verdict = scene.step([0], [[9.0, 0.0]])
+    assert verdict.user_shift[0] == pytest.approx(0.02 + 0.8, abs=1e-6)
+
+
 def test_a_publication_that_carries_a_user_over_is_named():
     """New weights put the same behaviour elsewhere; the weights before would have kept it."""
     scene = Scene()
@@ -134,7 +155,7 @@ points = st.tuples(st.floats(-20, 20, width=32), st.floats(-20, 20, width=32))
 @given(st.lists(st.tuples(points, points), min_size=1, max_size=6), points)
 @settings(max_examples=100, deadline=None)
 def test_the_shifts_account_for_the_whole_swing(users, drift):
-    """With two segments, user_shift + model_shift is the lead at the anchor minus the lead now."""
+    """With two segments, both shifts add up to lead at the anchor - lead now; the larger names the change."""
     scene = Scene()
     before = scene.centres
     slots = list(range(len(users)))
@@ -145,6 +166,8 @@ def test_the_shifts_account_for_the_whole_swing(users, drift):
     start = lead(np.float32([users[s][0] for s in moves.slot]).reshape(-1, 2), before, old, new)
     now = lead(np.float32([users[s][1] for s in moves.slot]).reshape(-1, 2), scene.centres, old, new)
     np.testing.assert_allclose(verdict.user_shift + verdict.model_shift, start - now, atol=1e-5)
+    for kind, user, model in zip(verdict.kind, verdict.user_shift, verdict.model_shift, strict=True):
+        assert kind == ("segment_moved" if model > user else "user_behavior")
 
 
 @given(st.lists(st.lists(points, min_size=4, max_size=4), min_size=2, max_size=6), st.integers(0, 5))

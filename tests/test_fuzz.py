@@ -50,7 +50,7 @@ SEEDS: list[dict[str, Any]] = [
         "value": 15.3, "quantity": 6, "dwell_ms": 1200, "query": "café \"au\" lait", "traits": {"a": [1, {"b": None}]},
         "items": [{"id": "85123A", "category": ["home", "candles"], "price": 2.55, "quantity": 6, "tags": ["x"]}],
         "embedding": {"space": "clip", "vector": [0.1, -2e-3]}, "served": {"rank": 1},
-        "consent": {"segmentation": True},
+        "consent": {"segmentation": True}, "ignored": [0, {"n": 100, "t": "[{"}, [20.5, 3e1]],
     },
     {
         "event_id": "r-0000001", "seq": 1, "user_id": "17850", "event_type": "cancel", "item_id": 71053,
@@ -165,6 +165,8 @@ def _lone(text: str) -> bool:
 
 def _depth(text: str) -> int:
     """Deepest nesting outside texts; brackets that close too often count below zero."""
+    if text.count("[") + text.count("{") <= 8:
+        return 0  # at most 8, which is all that matters
     depth = deepest = 0
     inside = escaped = False
     for c in text:
@@ -234,14 +236,14 @@ def retyped(seed: dict[str, Any], rng: random.Random) -> bytes:
 
 @pytest.mark.parametrize("decoder", DECODERS, ids=["contract", "mapped", "segment", "ga4"])
 def test_mutated_bytes_never_raise_and_are_accounted_once(decoder: Decoder) -> None:
-    """4 x 30,000 records; one in eight of them is also read by the oracle."""
+    """4 x 30,000 records; the oracle reads those of the contract's own shape, and a sample of the rest."""
     rng = random.Random(1)
     seeds = [json.dumps(seed, ensure_ascii=i % 2 == 0).encode() for i, seed in enumerate(SEEDS * 2)]
     for batch in range(15):
         values: list[bytes | None] = [mutated(rng.choice(seeds), seeds, rng) for _ in range(2000)]
         _, rejects = check(decoder, values)
         assert {r.reason for r in rejects} >= {Reason.JSON, Reason.ENCODING, Reason.SCHEMA, Reason.NUMBER}
-        if batch % 8 == 0:
+        if decoder is CONTRACT or batch % 8 == 0:
             agree(values, rejects)
 
 
@@ -261,7 +263,12 @@ def test_fields_of_any_other_type_never_raise_and_are_accounted_once(decoder: De
 # --- by hypothesis ------------------------------------------------------------------------------------------
 
 scalars = (
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.sampled_from(VALUES)
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | st.sampled_from((*VALUES, 10**400))
 )
 documents = st.recursive(
     scalars,

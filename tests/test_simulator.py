@@ -10,11 +10,13 @@ from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
 import pytest
 from click.testing import CliRunner
+
 from shoal.stream.commands.simulate import choose_personas, command, paced, parse_corrupt
 from shoal.stream.events import Reason
 from shoal.stream.personas import BROWSE_TYPES, DEPARTMENTS, PERSONAS, Tables, catalogue, pick
@@ -417,3 +419,21 @@ def test_corruption_is_spread_evenly_or_named() -> None:
     assert parse_corrupt("json=0.01,time=0.02") == (("json", 0.01), ("time", 0.02))
     with pytest.raises(InputError):
         parse_corrupt("json:0.01")
+
+
+@pytest.mark.kafka
+def test_into_kafka_every_record_goes_with_its_user_as_key(broker: Any) -> None:
+    from kafka_kit import create_topics, kafka_config, read_committed
+
+    config = create_topics(kafka_config(broker))
+    places = ("bootstrap_servers", "topic_prefix")
+    settings = [part for name in places for part in ("--set", f"kafka.{name}={getattr(config, name)}")]
+    arguments = ["--users", "20", "--events", "300", "--corrupt", "tombstone=0.02", "--to-kafka", "--json"]
+    result = CliRunner().invoke(command, [*arguments, *settings])
+    assert result.exit_code == 0, (result.output, result.exception)
+    found = read_committed(config, config.events_topic)
+    assert len(found) == orjson.loads(result.stdout)["records"] == 300
+    for record in found:
+        if record.value:
+            assert record.key == orjson.loads(record.value)["user_id"].encode()
+    assert sum(not record.value for record in found) == orjson.loads(result.stdout)["rejected"]["tombstone"]

@@ -61,7 +61,8 @@ def _fill_topic(path: Path, limit: int, servers: str, prefix: str) -> list[str]:
 
     from ..config import load
     from ..kafka_admin import ensure_topics, input_topic
-    from ..kafka_client import connect, make, settings
+    from ..kafka_client import connect, make
+    from ..kafka_client import settings as client_settings
 
     flags = [
         f"kafka.bootstrap_servers={servers}",
@@ -73,7 +74,7 @@ def _fill_topic(path: Path, limit: int, servers: str, prefix: str) -> list[str]:
     assert admin is not None
     ensure_topics(admin, config)
     admin.close()
-    producer = make(KafkaProducer, **settings(config), linger_ms=20, batch_size=1 << 18)
+    producer = make(KafkaProducer, **client_settings(config), linger_ms=20, batch_size=1 << 18)
     with path.open("rb") as file:
         for line in islice(file, limit):
             producer.send(input_topic(config), line.rstrip(b"\n"), key=_user_key(line))

@@ -152,7 +152,7 @@ class RiverPipeline:
 
     def _vector(self, token: str) -> Any:
         if token not in self._vectors:
-            rng = np.random.default_rng(xxhash.xxh3_64_intdigest(token))
+            rng = np.random.default_rng(xxhash.xxh3_64_intdigest(token.encode()))
             self._vectors[token] = rng.choice([-1.0, 1.0], self._dim) / math.sqrt(self._dim)
         return self._vectors[token]
 

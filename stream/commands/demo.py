@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 MARK = ".shoal-demo"
 """A file in every folder that the demo made; only such a folder is emptied by the next demo."""
 
-STEP_RECORDS = "engine.step_records_max=1024"  # some hours of stream time a step, so that changes show
+SETTINGS = (
+    "engine.step_records_max=1024",  # some hours of stream time a step, so that changes show
+    "segmenter.segments=10",  # nobody knows the right number beforehand: some more than it takes
+)
+"""What differs from the default configuration; --config leaves it out, --set overrides it."""
 
 
 @click.command(short_help="the main job on simulated events, with progress on screen")
@@ -65,7 +69,7 @@ def command(
     share of users who become somebody else on the way. It plants duplicates, late, corrupt and disordered
     records. The engine does not know any of this; the summary compares.
     """
-    config = configuration(config_path, (STEP_RECORDS, *overrides))
+    config = configuration(config_path, overrides if config_path else (*SETTINGS, *overrides))
     began_s = time.monotonic()
     simulator = Simulator(demo_settings(users, events, days, seed))
     prepare(output)
@@ -254,7 +258,7 @@ def _next(output: Path, settings: Settings) -> str:
             f"The changes lie in {output / 'segment.changes.jsonl'}, the truth in {output / 'truth.json'}.",
             "",
             "What to try next:",
-            f"  shoal demo --seed {settings.seed + 1} --set segmenter.segments=12   other people, more segments",
+            f"  shoal demo --seed {settings.seed + 1} --set segmenter.segments=6   other people, fewer segments",
             "  shoal simulate --users 5000 --events 500000 --drift slow --output events.jsonl.gz",
             "  shoal run --input events.jsonl.gz --output out/run   the same engine on a file, yours for example",
         )

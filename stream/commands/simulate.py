@@ -7,21 +7,25 @@ import io
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import click
 import orjson
 
+from ..config import Config
 from ..events import Reason
 from ..personas import PERSONAS, Persona
 from ..population import DAY_MS, MONDAY_MS, Settings, Span
-from ..ports import InputError
+from ..ports import BrokerGone, InputError
 from ..simulator import DAYS, Batch, Planted, Simulator
 from .options import as_json, configuration, configured
+
+if TYPE_CHECKING:
+    from .produce import Outbox
 
 KINDS = tuple(reason.value for reason in Reason)
 _CHUNKS_PER_S = 20  # with --rate
@@ -92,7 +96,8 @@ def command(
     first, later = choose_personas(personas, births)
     settings = Settings(personas=first, births=later, corrupt=parse_corrupt(corrupt), **numbers)
     simulator = Simulator(_started(settings, start))
-    with receiver(output, configuration(config_path, overrides) if to_kafka else None) as out:
+    out_to = _topic(configuration(config_path, overrides)) if to_kafka else _lines(output)
+    with out_to as out:
         for batch in paced(simulator.batches(), rate):
             out.send(batch)
     if truth_path is not None:
@@ -178,13 +183,36 @@ class Lines:
         self._file.flush()
 
 
-def receiver(output: str, config: Any) -> AbstractContextManager[Receiver]:
-    """Kafka where a configuration is given, else the file or stdout."""
-    if config is not None:
-        from .produce import kafka_receiver  # type: ignore
+class Topic:
+    """Sends records to a topic; a tombstone has an empty value."""
 
-        return kafka_receiver(config)
-    return _lines(output)
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+
+    def send(self, batch: Batch) -> None:
+        for key, value in zip(batch.keys, batch.values, strict=True):
+            self._outbox.send(key, value or b"")
+        self._outbox.settle()
+
+
+@contextmanager
+def _topic(config: Config) -> Iterator[Receiver]:
+    """The input topic; every batch is acknowledged. Raises TopicsMissing, BrokerGone."""
+    from kafka.errors import KafkaError
+
+    from ..kafka_admin import input_topic
+    from .produce import Outbox, _producer
+
+    outbox = Outbox(_producer(config), input_topic(config.kafka))
+    try:
+        yield Topic(outbox)
+    except KafkaError as error:
+        raise BrokerGone(
+            f"{config.kafka.bootstrap_servers}: {error} after {outbox.acknowledged:,} acknowledged records; "
+            f"start again with the same --seed: what was sent before is then counted as duplicates"
+        ) from None
+    finally:
+        outbox.close()
 
 
 @contextmanager
