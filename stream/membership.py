@@ -81,7 +81,7 @@ class Moves:
 
 
 class Membership:
-    """One row per user slot, allocated once: 33 bytes times `features.users_max`."""
+    """One row per user slot, allocated once: 36 bytes times `features.users_max`."""
 
     def __init__(self, config: MembershipConfig, users_max: int, k: int) -> None:
         self._config = config

@@ -132,8 +132,8 @@ class Windows:
 
     def due(self, slots: I32, now_ms: int) -> Bool:
         """(m,) whose windows have lost something since they were last touched or read."""
-        heads = np.maximum(self._heads, now_ms // self._grid.tile_ms)
-        return np.asarray(_due(self._slab, self._grid, heads, slots), np.bool_)
+        edges = np.maximum(self._heads, now_ms // self._grid.tile_ms) - self._grid.tiles
+        return np.asarray(_due(self._slab.count_totals, self._slab.oldest, edges, slots), np.bool_)
 
     def clear(self, slots: I32) -> None:
         for array in self._slab:
@@ -164,13 +164,9 @@ def _names(horizons: tuple[Horizon, ...]) -> tuple[str, ...]:
     return (*(f"{quantity}_{h.name}" for h in horizons for quantity in quantities), *PARTS)
 
 
-def _estimates() -> F32:
-    """Touched buckets -> distinct items. Whang, Vander-Zanden and Taylor (1990), linear-time counting."""
-    empty = np.maximum(BUCKETS - np.arange(BUCKETS + 1), 0.5)  # a full table: as if half a bucket were empty
-    return (BUCKETS * np.log(BUCKETS / empty)).astype(np.float32)
-
-
-_ESTIMATE = _estimates()
+_EMPTY = np.maximum(BUCKETS - np.arange(BUCKETS + 1), 0.5)  # a full table: as if half a bucket were empty
+_ESTIMATE: F32 = (BUCKETS * np.log(BUCKETS / _EMPTY)).astype(np.float32)
+"""Touched buckets -> distinct items. Whang, Vander-Zanden and Taylor (1990), linear-time counting."""
 
 
 # --- kernels -------------------------------------------------------------------------------------------
@@ -295,9 +291,9 @@ def _shares(totals, row, at):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _due(slab, grid, heads, slots):  # type: ignore[no-untyped-def]
+def _due(count_totals, oldest, edges, slots):  # type: ignore[no-untyped-def]
     out = np.zeros(len(slots), np.bool_)
     for i in range(len(slots)):
-        for h in range(len(heads)):
-            out[i] |= _stale(slab.count_totals, slab.oldest, slots[i], h, heads[h] - grid.tiles[h])
+        for h in range(len(edges)):
+            out[i] |= _stale(count_totals, oldest, slots[i], h, edges[h])
     return out

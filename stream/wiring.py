@@ -27,6 +27,10 @@ def build_pipeline(config: Config, probe: Probe = no_probe) -> Pipeline:
     from .features import Features
     from .segmenter import make_segmenter
 
+    if config.encoder.kind == "autoencoder":
+        from ..encoders.autoencoder import one_thread as one_torch_thread
+
+        one_torch_thread()
     features = Features(config.features)
     publisher = make_publisher(config.encoder, features.d)
     segmenter = make_segmenter(config.segmenter, publisher.d_out)

@@ -53,9 +53,9 @@ class Engine:
 
     def says(self, what: str, within_s: float = 40.0) -> None:
         """Wait until a line of the log holds `what`."""
-        eventually(lambda: what in self.text() or self._must_run(), within_s)
+        eventually(lambda: what in self.text() or self.must_run(), within_s)
 
-    def _must_run(self) -> None:
+    def must_run(self) -> None:
         assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.text()[-3000:]}"
 
     def signal(self, number: signal.Signals) -> None:

@@ -177,6 +177,18 @@ def test_names_stay_while_what_they_say_holds():
     assert refresh(catalog)[0].name != first[0]
 
 
+def test_it_takes_less_to_keep_a_name_than_to_get_it():
+    """A difference that shrinks below what earns a word renames nothing until it is half of that."""
+    catalog = learned((BUYERS, 50), (BROWSERS, 50))
+    first = [p.name for p in refresh(catalog)]
+    spread = catalog.scaled.population_variance.copy()
+    catalog.scaled.population_variance = spread * 25  # z = 0.2, where 0.3 earns a word
+    assert [p.name for p in refresh(catalog)] == first
+    assert refresh(catalog)[0].traits == ()
+    catalog.scaled.population_variance = spread * 100  # z = 0.1
+    assert refresh(catalog)[0].name == NOTHING_SPECIAL
+
+
 @given(
     st.lists(st.lists(st.sampled_from([-3.0, 0.0, 3.0]), min_size=D, max_size=D), min_size=1, max_size=9),
     st.lists(st.sampled_from(["", "toys", "books", "x\x00y"]), min_size=9, max_size=9),

@@ -301,7 +301,7 @@ def test_an_abrupt_drift_moves_the_asked_share_at_the_asked_time() -> None:
 
 
 def test_a_slow_drift_moves_habits_and_nobody_changes_persona() -> None:
-    still = replace(SMALL, users=300, events=None, days=14.0, personas=PERSONAS[:1])
+    still = replace(SMALL, events=None, days=14.0, personas=PERSONAS[:1])
     moving = replace(still, drift="slow", drift_share=1.0)
     assert all(len(of_user) == 1 for of_user in spans(moving).values())
 

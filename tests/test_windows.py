@@ -157,6 +157,9 @@ def test_a_restored_snapshot_continues_bit_for_bit(log: list[Touch], place: int,
     restored.restore(state)
     feed(restored, second)
     assert read(live, newest(log) + later_ms).tobytes() == read(restored, newest(log) + later_ms).tobytes()
+    again = Windows(CONFIG)
+    again.restore(restored.snapshot())
+    assert read(live, newest(log) + later_ms).tobytes() == read(again, newest(log) + later_ms).tobytes()
 
 
 @given(logs, st.integers(0, 4_000_000))

@@ -403,6 +403,23 @@ def test_a_batch_decodes_as_its_records_do_one_by_one() -> None:
     assert events.token.tolist() == [token for e, _ in alone for token in e.token.tolist()]
 
 
+@given(
+    st.integers(0, 330),
+    st.integers(0, 330),
+    st.none() | st.integers(-400, 400),
+    st.sampled_from(["e", "E", "e+"]),
+)
+def test_a_number_in_an_ignored_field_is_refused_exactly_when_no_double_holds_it(
+    whole: int, fraction: int, exponent: int | None, mark: str
+) -> None:
+    """Digits before and after the point, and an exponent; `float` is the oracle."""
+    digits = "7" * (whole + 1) + ("." + "7" * fraction if fraction else "")
+    if exponent is not None:
+        digits += (mark[0] if exponent < 0 else mark) + str(exponent)
+    _, rejects = decode(raw(f'"zzz":[-{digits}, 1]'))
+    assert [r.reason for r in rejects] == [Reason.NUMBER] * (float(digits) == float("inf"))
+
+
 def test_the_size_limit_is_the_configured_one() -> None:
     events, (reject,) = decode(
         event(), event(text="x" * 300), decoder=Decoder(Input(value_max_bytes=256, money_max=5))
