@@ -6,7 +6,7 @@ space is laid onto the serving space (`align`), then each centre moves as its ow
 What was tried, as the share of rows whose nearest centre changes (rows of a simulated shop and of Online
 Retail, rows not used for the fit, 8 / 32 centres, one update of 4,000 rows):
 
-    centre = mean of its own members     0.8-3.9 % / 6-11 %   this is a round of k-means: it moves people by itself
+    centre = mean of its own members     0.7-3.9 % / 6-12 %   this is a round of k-means: it moves people by itself
     centre moves by its members' move    0.2-1.1 % / 1.8-4 %  with `align`; with a plain rotation 0.2-1.5 % / 2.2-5 %
     ... then fitted to the old labels    the same, though 0.0 % on the rows it was fitted to
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from ..stream.events import F32, F64, I32
 
-FLOOR = 1e-6
+FLOOR = 1e-4
 """Directions with less than this share of the largest variance count as having that much."""
 
 

@@ -32,7 +32,7 @@ NOISE = 0.3
 """Deviation of the noise on rows whose columns are of order 1."""
 
 PULL = 1.0
-"""Weight of the pull: 0.1 moves a half to a fifth more users per publication, 3 no fewer than 1."""
+"""Weight of the pull: 0.1 moves a tenth to a half more users per publication, 3 no fewer than 1."""
 
 ENCODING = ("w1", "b1", "w2", "b2")
 Weights = dict[str, F32]  # w1 b1 w2 b2 encode, w3 b3 w4 b4 decode; w (i, o), b (o,)
@@ -47,7 +47,7 @@ class Autoencoder:
     """(n, d_in) -> (n, dim). One gradient step on 256 rows of 127 values costs about 1 ms."""
 
     name = "autoencoder"
-    learns = True
+    epochs = 200
 
     def __init__(self, d_in: int, hidden: int, dim: int, learning_rate: float, seed: int) -> None:
         self.d_in, self.d_out = d_in, dim
@@ -78,7 +78,7 @@ class Autoencoder:
         if self.version:
             loss = error + PULL * ((z - torch.from_numpy(self.encode(x))) ** 2).mean()
         self._adam.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self._adam.step()
         self._steps += 1
         return float(error.detach()) / max(float((rows**2).mean()), 1e-12)

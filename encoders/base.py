@@ -15,13 +15,15 @@ from ..stream.ports import Encoder
 class Published(Encoder, Protocol):
     """An encoder whose candidate can be turned into place before it serves."""
 
-    learns: bool  # False: it never changes, and is never published again
+    epochs: int  # passes over the warm-up buffer that help it; 0: it never changes, never publishes again
 
     def publish(self, matrix: F64 | None = None, shift: F64 | None = None) -> int:
         """Let z @ matrix + shift serve, z being the candidate's embedding; the new version."""
 
     def encode_previous(self, x: F32) -> F32 | None: ...  # the version served before this one, if any
-    def parts(self) -> Sequence[NDArray[Any]]: ...  # all arrays that later steps depend on, for the fingerprint
+    def parts(
+        self,
+    ) -> Sequence[NDArray[Any]]: ...  # all arrays that later steps depend on, for the fingerprint
 
 
 def fold(weight: F32, bias: F32, matrix: F64 | None, shift: F64 | None) -> tuple[F32, F32]:

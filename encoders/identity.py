@@ -13,7 +13,7 @@ from ..stream.ports import State
 
 class Identity:
     name = "identity"
-    learns = False
+    epochs = 0
 
     def __init__(self, d_in: int) -> None:
         self.d_in = self.d_out = d_in

@@ -1,8 +1,9 @@
 """Online principal components: the directions in which users differ most, not whitened.
 
 The learning copy is a running mean and covariance; the candidate is its leading eigenvectors, with the sign
-that makes each one's largest entry positive. Distances in the embedding are distances between rows with the
-smallest directions left out, which is why it is not whitened: whitening would make noise as loud as taste.
+that makes each one's largest entry positive. Not whitened: distances in the embedding are distances between
+rows with the smallest directions left out, and whitening would make noise as loud as taste. Later versions
+are laid onto the first one's space (see `alignment.py`) and keep its spread.
 
 Older rows fade: the covariance remembers about `MEMORY_ROWS` rows.
 """
@@ -27,7 +28,7 @@ class Linear:
     """(n, d_in) -> (n, min(dim, d_in)). A batch of b rows costs b d_in^2, a candidate one eigh of d_in^2."""
 
     name = "linear"
-    learns = True
+    epochs = 1
 
     def __init__(self, d_in: int, dim: int) -> None:
         self.d_in, self.d_out = d_in, min(dim, d_in)

@@ -25,9 +25,6 @@ from .replay import Reservoir
 STEPS_MAX = 8
 """Gradient steps per call: beyond 8 half-batches of rows, load turns into subsampling, not into lag."""
 
-WARM_EPOCHS = 200
-"""Passes over the warm-up buffer at most, whatever `warmup_steps` allows."""
-
 
 class ReplayPublisher:
     """An encoder, its reservoir and its publications. Memory: replay_rows + batch rows, and the weights."""
@@ -61,21 +58,28 @@ class ReplayPublisher:
         return self._encoder.encode_previous(x)
 
     def warm(self, x: F32) -> None:
-        """First training, on the warm-up buffer (n, d_in), n >= 1; then version 1 serves."""
+        """First training, on the warm-up buffer (n, d_in), n >= 1; then version 1 serves.
+
+        About `warmup_steps` batches, in no more passes over the buffer than help the encoder.
+        """
+        x = _finite(x)
         self._replay.add(x)
-        if self._encoder.learns:
-            batch = min(2 * self._half, len(x))
-            per_epoch = -(-len(x) // batch)
-            for _ in range(min(WARM_EPOCHS, max(1, self._warmup_steps // per_epoch))):
-                order = self._replay.shuffled(len(x))
-                losses = [self._encoder.learn(x[order[i : i + batch]]) for i in range(0, len(x), batch)]
-                self.loss = float(np.mean(losses))
+        batch = max(1, min(2 * self._half, len(x)))
+        starts = range(0, len(x), batch)
+        for _ in range(min(self._encoder.epochs, max(1, self._warmup_steps // max(1, len(starts))))):
+            order = self._replay.shuffled(len(x))
+            losses = [self._encoder.learn(x[order[start : start + batch]]) for start in starts]
+            self.loss = float(np.mean(losses)) if losses else 0.0
         self._encoder.publish()
 
     def learn(self, x: F32, segmenter: Segmenter) -> Publication | None:
-        """Learn from rows (n, d_in) already scored; when due, try to publish. None when no attempt was due."""
+        """Learn from rows (n, d_in) already scored; when due, try to publish. None when no attempt was due.
+
+        A row that is not finite is left out: one would spoil every weight for good.
+        """
+        x = _finite(x)
         self._replay.add(x)
-        if not self._encoder.learns or not len(x):
+        if not self._encoder.epochs or not len(x):
             return None
         self._train(np.concatenate([self._fresh, x]))
         self._since += len(x)
@@ -97,8 +101,11 @@ class ReplayPublisher:
             self.loss = float(np.mean(losses))
 
     def _attempt(self, segmenter: Segmenter) -> Publication:
+        """Lay the candidate onto the serving space, carry the centres, count who would move; publish if few."""
         x = self._replay.rows
         z_old, z_new = self._encoder.encode(x), self._encoder.encode_candidate(x)
+        if not np.isfinite(z_new).all():  # the learning rate was too large: such weights never serve
+            return Publication(self.version, False, 1.0)
         matrix, shift = align(z_new, z_old)
         z_new = (z_new @ matrix + shift).astype(np.float32)
         members = nearest(z_old, segmenter.centres)
@@ -114,9 +121,9 @@ class ReplayPublisher:
         """Of the weights of both copies, the optimiser and the reservoir's counters: 16 bytes."""
         h = xxhash.xxh3_128()
         for part in self._encoder.parts():
-            h.update(np.ascontiguousarray(part))
+            h.update(np.ascontiguousarray(part).data)
         h.update(repr((self.version, self._since, self._replay.counters())).encode())
-        h.update(self._fresh)
+        h.update(self._fresh.data)
         return h.digest()
 
     def snapshot(self) -> State:
@@ -133,3 +140,9 @@ class ReplayPublisher:
         self._replay.restore(state["replay"])
         self._fresh = state["fresh"].copy()
         self._since, self.loss = state["since"], state["loss"]
+
+
+def _finite(x: F32) -> F32:
+    """The rows (n, d) without a NaN or infinity."""
+    finite = np.isfinite(x).all(axis=1)
+    return x if finite.all() else x[finite]

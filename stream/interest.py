@@ -12,7 +12,7 @@ A row is the sum brought to length 1: what, not how much. Where taking back leav
 all that was ever added, it is shorter than 1 instead, so that rounding noise is not mistaken for taste.
 
 What depends on the cut into steps: only the idf, for it is as of the last step. Given the same idf weights,
-any order and any cut give the same row up to float32 rounding of the sum (1e-5 of the row).
+any order and any cut give the same row up to float32 rounding: 1e-5, or 1e-4 where nearly all was taken back.
 
 Memory: (d + 1) * 4 + 8 bytes a user, 512 KiB of counters. Source: Achlioptas (2003), database-friendly random
 projections; Spärck Jones (1972) for the idf.

@@ -38,6 +38,7 @@ __all__ = ["KafkaSource", "wait_for_broker"]
 log = logging.getLogger("shoal")
 
 _JOIN_POLL_MS = 100
+_STANDBY_POLLS = 5
 _KEEP_EVERY_S = 1.0
 _CLOSE_S = 3.0
 
@@ -111,14 +112,14 @@ class KafkaSource:
         """Join, and stand by until all partitions are ours. False when told to stop."""
         assert self._watch is not None
         wanted = {tp.partition for tp in self._partitions}
-        said = False
+        idle_polls = 0  # as a member of a settled group, without partitions
         while not self._stopping():
             self._join(_JOIN_POLL_MS)
             if wanted <= self._ownership.partitions:
                 self._ownership.grown = False  # the first assignment may come in parts
                 return True
-            if not said and self._is_stable():
-                said = True
+            idle_polls += self._is_stable()
+            if idle_polls == _STANDBY_POLLS:
                 self.on_phase(Phase.STANDBY)
                 log.info("standing by: another engine of group %s works", self._config.group_id)
             self._watch.look({})

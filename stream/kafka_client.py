@@ -213,8 +213,16 @@ def wait_for_broker(config: Kafka, stopping: Callable[[], bool]) -> None:
         close_quietly(admin.close, 2.0, "admin client")
 
 
+_AWAY = ("TimedOut", "Timeout", "Connection", "NotReady", "CoordinatorNotAvailable", "NotCoordinator")
+
+
 def broker_away(error: BaseException) -> bool:
-    """Whether an error can be cured by waiting: nobody was fenced or refused, the broker was not there."""
+    """Whether an error can be cured by waiting: nobody was fenced or refused, the broker was not there.
+
+    The producer wraps the true reason in a plain KafkaError and leaves only its name in the text.
+    """
     if isinstance(error, ShoalError):
         return False
+    if type(error) is KafkaError:
+        return any(name in str(error) for name in _AWAY)
     return isinstance(error, (TimeoutError, OSError)) or bool(getattr(error, "retriable", False))

@@ -27,7 +27,7 @@ def river_model(centres: F64, step: float, seed: int, p: int = 2) -> Any:
 
 def river_centres(model: Any, d: int) -> F64:
     """The model's centres (k, d). What it has not drawn yet is drawn now, as its next row would."""
-    model.predict_one({j: 0.0 for j in range(d)})
+    model.predict_one(dict.fromkeys(range(d), 0.0))
     known = sorted(model.centers[0])
     assert known == list(range(d)), f"the model knows features {known[:8]}..., wanted 0 .. {d - 1}"
     return np.array([[model.centers[c][j] for j in range(d)] for c in range(model.n_clusters)], np.float64)

@@ -39,7 +39,7 @@ def kmeans_plus_plus(z: F64, k: int, seed: int) -> F64:
     spread = float(rows.std(axis=0).mean()) or 1.0
     copies = rows[rng.integers(0, len(rows), k - distinct)]
     centres[distinct:] = copies + JITTER * spread * rng.standard_normal(copies.shape)
-    return centres
+    return np.asarray(centres, np.float64)
 
 
 @njit(cache=True)

@@ -140,7 +140,7 @@ def score_rows(centres: F64, z: F64, p: int, compensated: bool) -> tuple[I32, F6
 
 @njit(cache=True)
 def _finite(x: Any) -> bool:
-    for value in x:
+    for value in x:  # noqa: SIM110 - numba compiles the loop, not the generator
         if not abs(value) <= VALUE_MAX:  # NaN fails every comparison
             return False
     return True

@@ -6,21 +6,23 @@ print(render_text(summary))
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .catalog import Profile, Trait
+from .catalog import Profile
 from .events import Counts
 from .match import Match, compare
 from .naming import family
 from .pipeline import Pipeline
 from .population import Span
-from .words import trait_words
+from .words import feature_words
 
 TRAITS_SHOWN = 3
 TASTES_SHOWN = 3
 _PERSONA_WIDTH = 16
+_WIDTH = 110
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,23 +89,37 @@ def segments_of(pipeline: Pipeline, truth: Sequence[Span]) -> dict[str, int]:
 
 def _segments(pipeline: Pipeline, sizes: Mapping[int, int]) -> list[Segment]:
     total = sum(sizes.values()) or 1
+    averages = _averages(pipeline)
     rows = []
     for centre in range(pipeline.membership.k):
-        profile = pipeline.catalog.profile(centre)
         segment_id = int(pipeline.membership.ids[centre])
         if segment_id:
-            users = sizes[segment_id]
-            rows.append(_segment(profile, segment_id, users, users / total))
+            users, profile = sizes[segment_id], pipeline.catalog.profile(centre)
+            traits = tuple(_traits(profile, averages))
+            tastes = tuple(f"{taste.label} ({taste.lift:.1f} x)" for taste in profile.takes_to)
+            rows.append(Segment(segment_id, profile.name, users, users / total, traits, tastes))
     return sorted(rows, key=lambda row: (-row.users, row.segment_id))
 
 
-def _segment(profile: Profile, segment_id: int, users: int, share: float) -> Segment:
-    by_family: dict[str, Trait] = {}
-    for trait in profile.traits:  # the strongest window of each kind speaks for the others
-        by_family.setdefault(family(trait.feature), trait)
-    traits = tuple(trait_words(trait) for trait in by_family.values())
-    tastes = tuple(f"{taste.label} ({taste.lift:.1f} x)" for taste in profile.takes_to)
-    return Segment(segment_id, profile.name, users, share, traits, tastes)
+def _averages(pipeline: Pipeline) -> dict[str, float]:
+    """Feature -> mean over today's users, each counted once.
+
+    The catalog's own population mean counts a user as often as it was seen: three bots among a thousand
+    users triple it, and then a segment can be called `keen clickers` and show fewer clicks than the average.
+    """
+    sizes = pipeline.membership.counts()  # (k,)
+    means = sizes @ pipeline.catalog.raw.known() / max(1, sizes.sum())  # (k,), (k, d) -> (d,)
+    return dict(zip(pipeline.catalog.features, means.tolist(), strict=True))
+
+
+def _traits(profile: Profile, averages: Mapping[str, float]) -> Iterator[str]:
+    """The strongest window of each kind of feature, where the plain numbers show it too."""
+    told: list[str] = []
+    for trait in profile.traits:
+        average = averages[trait.feature]
+        if family(trait.feature) not in told and (trait.segment_mean - average) * trait.z > 0:
+            told.append(family(trait.feature))
+            yield feature_words(trait.feature, trait.segment_mean, average)
 
 
 # --- text -------------------------------------------------------------------------------------------------
@@ -120,10 +136,14 @@ def render_text(summary: Summary) -> str:
         reasons = ", ".join(
             f"{n:,} {kind}" for kind, n in sorted(summary.changes.items(), key=lambda c: -c[1]) if n
         )
-        parts.append(f"Segment changes: {total:,} ({reasons})")
+        parts.append(_wrapped(f"Segment changes: {total:,} ({reasons})"))
     if summary.example:
-        parts.append(f"For example: {summary.example}")
+        parts.append(_wrapped(f"For example: {summary.example}"))
     return "\n\n".join(parts)
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _segment_table(summary: Summary) -> str:
@@ -172,7 +192,7 @@ def _counts_text(counts: Counts, planted: Mapping[str, Any] | None) -> str:
     got = count_facts(counts)
     if planted is None:
         rejects = ", ".join(f"{n:,} {reason}" for reason, n in counts.rejected.items()) or "none"
-        return (
+        return _wrapped(
             f"Records: {counts.records:,}; accepted {counts.accepted:,}, duplicates {counts.duplicates:,}, late "
             f"{counts.late:,}, rejected {sum(counts.rejected.values()):,} ({rejects}); of the accepted, "
             f"{counts.future:,} had a clock in the future and {counts.clamped:,} an absurd value"

@@ -6,18 +6,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from .catalog import Trait
-
 _DAY_MS = 86_400_000.0
 
 
-def trait_words(trait: Trait) -> str:
-    """What sets a segment apart: `purchases in 7d: 4.2 x the average (6.3 against 1.5)`."""
-    return feature_words(trait.feature, trait.segment_mean, trait.population_mean)
-
-
 def feature_words(name: str, own: float, average: float) -> str:
-    """A feature with its value beside the population's mean, in units a person uses."""
+    """`purchases in 7d: 4.2 x the average (6.3 against 1.5)`, in units a person uses."""
     if name.endswith("_share"):
         return f"{name.removesuffix('_share')} activity {100 * own:.0f} % (average {100 * average:.0f} %)"
     if name in ("recency_ms", "tenure_ms"):

@@ -50,6 +50,8 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
+broker.session.timeout.ms=1500
+broker.heartbeat.interval.ms=300
 transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
 num.network.threads=2
 num.io.threads=4
@@ -184,6 +186,8 @@ class ContainerBroker(Broker):
             "TRANSACTION_STATE_LOG_NUM_PARTITIONS": "4",
             "GROUP_INITIAL_REBALANCE_DELAY_MS": "0",
             "GROUP_MIN_SESSION_TIMEOUT_MS": "1000",
+            "BROKER_SESSION_TIMEOUT_MS": "1500",
+            "BROKER_HEARTBEAT_INTERVAL_MS": "300",
         }
         environment = [part for key, value in settings.items() for part in ("-e", f"KAFKA_{key}={value}")]
         command = ["docker", "run", "-d", "-p", f"{self.address}:9092", *environment, IMAGE]

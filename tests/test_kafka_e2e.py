@@ -9,7 +9,6 @@ import os
 import signal
 import time
 from collections import Counter
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from kafka import KafkaAdminClient
 from kafka_kit import create_topics, eventually, kafka_config, read_committed
 from processes import Engine, engine, shoal, write_config
 
+from shoal.stream import manifest
 from shoal.stream.config import Kafka
 from shoal.stream.events import CATALOG, CHANGES, LINEAGE, MANIFEST, MEMBERS, REJECTED
 
@@ -28,8 +28,8 @@ FIELD_MAP = {"type": "event_type", "item_id": "item_id", "event_time": "ts"}
 EVENTS = 4000
 SMALL: dict[str, dict[str, Any]] = {
     "input": {"field_map": FIELD_MAP},
-    "segmenter": {"warmup_rows": 100, "segments": 4},
-    "engine": {"step_records_max": 500},
+    "segmenter": {"warmup_rows": 20, "segments": 4},
+    "engine": {"step_records_max": 200},
 }
 
 
@@ -140,7 +140,7 @@ def check_coverage(config: Kafka) -> None:
 
 
 def check_schemas(config: Kafka) -> None:
-    folder = files("shoal.stream") / "schemas"
+    folder = Path(manifest.__file__).parent / "schemas"
     for topic in (CHANGES, MEMBERS, CATALOG, LINEAGE, MANIFEST):
         schema = json.loads((folder / f"{topic}.json").read_text())
         validator = jsonschema.Draft202012Validator(schema)
