@@ -180,7 +180,8 @@ def _group(admin: KafkaAdminClient, config: Kafka) -> Iterator[Finding]:
         yield fail(check, "this user may not describe it", f"grant Read on group {config.group_id}")
         return
     members = len(group["members"])
-    if _READ not in group["authorized_operations"]:
+    allowed = group["authorized_operations"]  # None: there is no such group yet
+    if allowed is not None and _READ not in allowed:
         yield fail(check, "this user may not read", f"grant Read on group {config.group_id}")
     elif group["members"] and group["protocol_data"] not in ("shoal-one-owner", ""):
         yield fail(check, "other consumers than Shoal are in it", "choose another kafka.group_id")

@@ -217,7 +217,8 @@ def count_facts(counts: Counts) -> dict[str, Any]:
 def to_json(summary: Summary) -> dict[str, Any]:
     """The same facts as one JSON object."""
     body: dict[str, Any] = {
-        "records": count_facts(summary.counts) | {"by_type": dict(summary.counts.by_type)},
+        **count_facts(summary.counts),
+        "by_type": dict(summary.counts.by_type),
         "users": summary.users,
         "encoder_version": summary.encoder_version,
         "silhouette": summary.silhouette,
