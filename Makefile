@@ -35,7 +35,7 @@ check: setup ## style and types
 	$(BIN)/mypy
 
 bench: setup ## the measurements that the README quotes
-	$(BIN)/shoal bench pipeline
+	$(BIN)/python tests/with_broker.py $(BIN)/shoal bench pipeline --kafka {}
 
 # torch and what it brings are left out: whoever has a CPU build keeps it.
 lock: setup ## write requirements*.lock anew (no registry addresses in them)

@@ -148,12 +148,21 @@ class KafkaSink:
         except ShoalError:
             raise
         except (KafkaError, TimeoutError, RuntimeError, ValueError) as error:
-            raise CommitUnknown(
-                f"step {output.step}: the transaction failed ({type(error).__name__}: {error}); the manifest topic "
-                f"will tell what was committed",
-                broker_away=broker_away(error),
-            ) from None
+            raise self._unknown(output.step, error) from None
         self._usable = True
+
+    def _unknown(self, step: int, error: BaseException) -> CommitUnknown:
+        text = f"{type(error).__name__}: {error}"
+        if "Fenced" in text or "InvalidProducerEpoch" in text:
+            name = transactional_id(self._config)
+            return CommitUnknown(
+                f"step {step}: refused, another engine took over transactional id {name!r} (this one was silent "
+                f"for too long, or two are configured alike); nothing of the step was committed"
+            )
+        return CommitUnknown(
+            f"step {step}: the transaction failed ({text}); the manifest topic will tell what was committed",
+            broker_away=broker_away(error),
+        )
 
     def _transact(self, output: Output, member: ConsumerGroupMetadata, started_s: float) -> None:
         producer = self._producer

@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from typing import Any, NoReturn
 
-import numpy as np
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError, LogTruncationError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from kafka.structs import ConsumerGroupMetadata, MemberState
@@ -27,7 +26,7 @@ from .events import Range, Records
 from .kafka_admin import describe, ensure_topics, input_topic, topic_mark
 from .kafka_client import REFUSED, close_quietly, connect, make, refused, wait_for_broker
 from .kafka_group import OneOwner, Ownership
-from .kafka_reader import FETCH, Reader
+from .kafka_reader import FETCH, Reader, to_records
 from .kafka_settings import settings
 from .kafka_watch import START_OVER, Watch, outside
 from .ports import BrokerGone, CommitUnknown, Phase, SourceGone
@@ -176,6 +175,7 @@ class KafkaSource:
             self._consumer.seek(tp, offset)
             self._next[tp.partition] = offset
         self._consumer.resume(*self._partitions)
+        self._watch.phase = Phase.RUNNING
 
     def _bounds(self) -> dict[TopicPartition, tuple[int, int]]:
         assert self._watch is not None
@@ -278,22 +278,3 @@ class KafkaSource:
         if self._consumer is not None:
             consumer, self._consumer = self._consumer, None
             close_quietly(lambda: consumer.close(autocommit=False, timeout_ms=2000), _CLOSE_S, "consumer")
-
-
-def to_records(partition: int, found: Sequence[Any]) -> Records:
-    """kafka-python's records of one partition as columns; bytes stay as they are."""
-    n = len(found)
-    traceparents = {
-        row: value
-        for row, record in enumerate(found)
-        if record.headers
-        for name, value in record.headers
-        if name == "traceparent" and value is not None
-    }
-    return Records(
-        np.full(n, partition, np.int32),
-        np.fromiter((record.offset for record in found), np.int64, n),
-        [record.key for record in found],
-        [record.value for record in found],
-        traceparents,
-    )

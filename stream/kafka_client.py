@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from kafka import KafkaAdminClient
 from kafka.errors import (
@@ -199,7 +199,7 @@ def _knock(servers: list[str]) -> None:
         host, _, port = server.rpartition(":")
         try:
             address = (host.strip("[]"), int(port)) if port.isdigit() else (server, 9092)
-            socket.create_connection(cast("tuple[str, int]", address), timeout=2.0).close()
+            socket.create_connection(address, timeout=2.0).close()
             return
         except OSError as error:
             failure = error

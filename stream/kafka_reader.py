@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError, OffsetOutOfRangeError
 
 from .config import Kafka
-from .kafka_client import Patience, close_quietly, connect, make
+from .events import Records
+from .kafka_client import REFUSED, Patience, close_quietly, connect, make, refused
 from .kafka_settings import settings
 from .ports import BrokerGone, SourceGone
 
@@ -45,7 +47,7 @@ class Reader:
         self._end: dict[int, int] = {}
 
     def open(self) -> None:
-        """Connect. Raises BrokerGone, SourceGone when there is no such topic."""
+        """Connect. Raises BrokerGone, ConfigError when refused, SourceGone when there is no such topic."""
         if self._consumer is not None:
             return
         patience = Patience(self._config, self._stopping)
@@ -53,6 +55,9 @@ class Reader:
             try:
                 self._connect()
                 return
+            except REFUSED as error:
+                self.close()
+                raise refused(self._config, error) from None
             except KafkaError as error:
                 self.close()
                 if not patience.pause(error):
@@ -160,3 +165,22 @@ def read_all(config: Kafka, topic: str) -> Iterator[Any]:
             yield from reader.read(partition, first, end)
     finally:
         reader.close()
+
+
+def to_records(partition: int, found: Sequence[Any]) -> Records:
+    """kafka-python's records of one partition as columns; bytes stay as they are."""
+    n = len(found)
+    traceparents = {
+        row: value
+        for row, record in enumerate(found)
+        if record.headers
+        for name, value in record.headers
+        if name == "traceparent" and value is not None
+    }
+    return Records(
+        np.full(n, partition, np.int32),
+        np.fromiter((record.offset for record in found), np.int64, n),
+        [record.key for record in found],
+        [record.value for record in found],
+        traceparents,
+    )

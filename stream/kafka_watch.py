@@ -48,6 +48,7 @@ class Watch:
         self._mark = mark
         self._stopping = stopping
         self._on_phase = on_phase
+        self.phase = Phase.STANDBY  # what the engine goes back to after a wait
         self._heard_s = time.monotonic()
 
     def heard(self) -> None:
@@ -89,7 +90,7 @@ class Watch:
                 error = again
             else:
                 log.info("broker %s answers again", self._config.bootstrap_servers)
-                self._on_phase(Phase.RUNNING)
+                self._on_phase(self.phase)
                 return
 
     def check_topic(self) -> None:

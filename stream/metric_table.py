@@ -19,7 +19,7 @@ PARTITIONS_MAX = 16
 RANKS_MAX = 16
 """Segments with a label of their own, by size, largest first; the smaller ones are summed under `other`."""
 
-STAGES = ("decode", "admit", "windows", "rows", "score", "learn", "changes", "poll", "commit")
+STAGES = ("poll", "decode", "admit", "windows", "rows", "warm", "score", "learn", "changes", "commit")
 CHANGE_REASONS = (
     "user_behavior", "segment_moved", "encoder_published", "expiry", "lineage", "operator", "erasure",
     "other",

@@ -75,9 +75,10 @@ class Pipeline:
             touched = np.unique(slots)  # (t,) each user once, however many events it sent
         with self.probe("rows"):
             raw = self.features.rows(touched, self.users, self.clock.now_ms)  # (t, d)
+        with self.probe("warm"):
             started = self._warm_start(raw, step)
-            scored = self._rows(touched, raw, everybody=started or step.closing)  # (m, ...)
         with self.probe("score"):
+            scored = self._score(touched, raw, everybody=started or step.closing)  # (m, ...)
             moves = self._decide(scored, step)
             self.narrator.moved(moves, scored, events, slots)
         with self.probe("learn"):
@@ -113,7 +114,7 @@ class Pipeline:
         self.narrator.born(self.membership.begin(self.clock.now_ms))
         return True
 
-    def _rows(self, touched: I32, raw: F32, everybody: bool) -> Scored:
+    def _score(self, touched: I32, raw: F32, everybody: bool) -> Scored:
         """The users this step scores: the touched ones and silent ones whose windows moved."""
         if not self.warmup.done:
             return Scored.none(self.features.d, self.publisher.d_out, self.segmenter.k)

@@ -185,7 +185,7 @@ class Observer(Protocol):
 
     def stage(
         self, name: str
-    ) -> AbstractContextManager[None]: ...  # decode admit windows rows score learn changes poll commit
+    ) -> AbstractContextManager[None]: ...  # poll decode admit windows rows warm score learn changes commit
     def phase(self, phase: Phase) -> None: ...
     def committed(
         self, output: Output, commit_s: float, lag: Mapping[int, int], latency_s: float | None

@@ -22,6 +22,7 @@ from processes import Engine, engine, shoal, write_config
 from shoal.stream import manifest
 from shoal.stream.config import Kafka
 from shoal.stream.events import CATALOG, CHANGES, LINEAGE, MANIFEST, MEMBERS, REJECTED
+from shoal.stream.ports import BrokerGone, CommitUnknown, TopicsMissing
 
 kafka = pytest.mark.kafka
 FIELD_MAP = {"type": "event_type", "item_id": "item_id", "event_time": "ts"}
@@ -191,6 +192,31 @@ def test_a_second_engine_stands_by_takes_over_and_both_stop_cleanly(
     check_verified(path)
 
 
+@kafka
+def test_an_engine_that_was_frozen_and_replaced_does_no_harm_when_it_wakes(
+    broker: Broker, tmp_path: Path, event_files: list[Path]
+) -> None:
+    """Awake again, it is refused whatever it wanted to commit, and ends or stands by; nothing is done twice."""
+    config = create_topics(kafka_config(broker, session_timeout_ms=2000))
+    path = write_config(tmp_path / "shoal.toml", config, **SMALL, encoder={"kind": "identity"})
+    feed(path, event_files[0])
+    with engine(path, tmp_path / "first.log") as first:
+        eventually(lambda: records_done(config) >= EVENTS // 4 or first.must_run(), 60)
+        with engine(path, tmp_path / "second.log") as second:
+            second.says("standing by")
+            first.signal(signal.SIGSTOP)
+            feed(path, event_files[1])
+            eventually(lambda: records_done(config) >= EVENTS // 2 or second.must_run(), 30)
+            first.signal(signal.SIGCONT)
+            eventually(lambda: first.process.poll() is not None or "standing by" in first.text())
+            assert first.process.poll() in {None, CommitUnknown.exit_code}, first.text()[-3000:]
+            feed(path, event_files[2])
+            eventually(lambda: records_done(config) >= 3 * EVENTS // 4 or second.must_run(), 30)
+            check_stops_cleanly(second, signal.SIGTERM)
+    check_coverage(config)
+    check_verified(path)
+
+
 # --- the broker goes away ----------------------------------------------------------------------------------
 
 
@@ -228,12 +254,9 @@ def test_a_broker_that_never_comes_ends_the_process_with_its_own_exit_code(tmp_p
     absent = Kafka(bootstrap_servers="127.0.0.1:1", broker_wait_s=1.0)
     path = write_config(tmp_path / "shoal.toml", absent, encoder={"kind": "identity"})
     ended = shoal("run", "--config", str(path))
-    assert ended.returncode == BROKER_GONE, ended.stderr
+    assert ended.returncode == BrokerGone.exit_code == 3, ended.stderr
     assert "no Kafka broker at 127.0.0.1:1 for 1 s" in ended.stderr
     assert "Traceback" not in ended.stderr
-
-
-BROKER_GONE, TOPICS_MISSING = 3, 4
 
 
 @kafka
@@ -243,6 +266,6 @@ def test_missing_topics_end_the_process_with_the_commands_to_create_them(
     config = kafka_config(broker)
     path = write_config(tmp_path / "shoal.toml", config, encoder={"kind": "identity"})
     ended = shoal("run", "--config", str(path))
-    assert ended.returncode == TOPICS_MISSING, ended.stderr
+    assert ended.returncode == TopicsMissing.exit_code == 4, ended.stderr
     assert f"--create --topic {config.topic_prefix}segment.members" in ended.stderr
     assert "Traceback" not in ended.stderr

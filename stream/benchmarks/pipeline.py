@@ -62,7 +62,7 @@ def _fill_topic(path: Path, limit: int, servers: str, prefix: str) -> list[str]:
     from ..config import load
     from ..kafka_admin import ensure_topics, input_topic
     from ..kafka_client import connect, make
-    from ..kafka_client import settings as client_settings
+    from ..kafka_settings import settings as client_settings
 
     flags = [
         f"kafka.bootstrap_servers={servers}",
