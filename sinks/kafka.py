@@ -157,7 +157,7 @@ class KafkaSink:
             name = transactional_id(self._config)
             return CommitUnknown(
                 f"step {step}: refused, another engine took over transactional id {name!r} (this one was silent "
-                f"for too long, or two are configured alike); nothing of the step was committed"
+                f"for too long, or two are configured alike); the manifest topic tells what was committed"
             )
         return CommitUnknown(
             f"step {step}: the transaction failed ({text}); the manifest topic will tell what was committed",

@@ -28,6 +28,7 @@ def silhouette(z: NDArray[Any], labels: Labels) -> float:
     if not 2 <= g < n:
         return float("nan")
     rows = np.asarray(z, np.float64)
+    rows = rows - rows.mean(axis=0)  # far from the origin the products below would cancel
     sizes = np.bincount(own, minlength=g)
     member = np.eye(g)[own]  # (n, g)
     total = 0.0
