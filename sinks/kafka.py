@@ -25,8 +25,8 @@ from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
 from ..stream.config import Kafka
 from ..stream.events import MANIFEST, Manifest, Output, OutRecord
-from ..stream.kafka_admin import REJECTED_MAX_BYTES, describe, input_topic, topic_mark
-from ..stream.kafka_client import (
+from ..stream.kafka.admin import REJECTED_MAX_BYTES, describe, input_topic, topic_mark
+from ..stream.kafka.client import (
     Patience,
     bounded,
     broker_away,
@@ -34,9 +34,9 @@ from ..stream.kafka_client import (
     connect,
     make,
 )
-from ..stream.kafka_reader import Reader, read_all
-from ..stream.kafka_settings import settings, transactional_id
-from ..stream.kafka_watch import START_OVER
+from ..stream.kafka.reader import Reader, read_all
+from ..stream.kafka.settings import settings, transactional_id
+from ..stream.kafka.watch import START_OVER
 from ..stream.manifest import decode_manifest, encode_manifest
 from ..stream.ports import CommitUnknown, ConfigError, ShoalError, SourceGone
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..stream.events import Manifest, OutRecord, Output
+from ..stream.events import Manifest, Output, OutRecord
 
 
 class MemorySink:

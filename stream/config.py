@@ -101,7 +101,10 @@ class Encoder(Frozen, frozen=True):
     learning_rate: Annotated[float, _d("Adam step of the autoencoder", gt=0, le=1)] = 1e-3
     batch: Annotated[int, _d("rows per gradient step, half of them replayed", ge=2, le=65_536)] = 256
     warmup_steps: Annotated[
-        int, _d("gradient steps on the warm-up buffer at most, before the first weights serve", ge=1, le=1_000_000)
+        int,
+        _d(
+            "gradient steps on the warm-up buffer at most, before the first weights serve", ge=1, le=1_000_000
+        ),
     ] = 2000
     replay_rows: Annotated[
         int, _d("rows in the replay reservoir, so that it does not forget", ge=16, le=1 << 22)

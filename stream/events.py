@@ -146,7 +146,7 @@ class Events:
         token_keep = np.repeat(keep, lengths)
         return Events(
             row=self.row[chosen],
-            users=[self.users[i] for i in chosen],
+            users=[self.users[i] for i in chosen.tolist()],
             event_key=self.event_key[chosen],
             channel=self.channel[chosen],
             sign=self.sign[chosen],
@@ -157,7 +157,7 @@ class Events:
             item=self.item[chosen],
             token_ptr=ptr,
             token=self.token[token_keep],
-            labels=[self.labels[i] for i in chosen],
+            labels=[self.labels[i] for i in chosen.tolist()],
             clamped=self.clamped,
         )
 

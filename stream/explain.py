@@ -61,8 +61,8 @@ def explain(catalog: Catalog, raw: F32, x: F32, before: I32, after: I32) -> Expl
     )
     if catalog.interest.any():
         shown = top == catalog.quantities.index(INTEREST)
-        rows = (x, means[before], means[after], np.broadcast_to(population, x.shape))
-        _project(values, shown, *(part[:, catalog.interest] for part in rows))
+        at = catalog.interest
+        _project(values, shown, x[:, at], means[before][:, at], means[after][:, at], population[at][None, :])
     return Explained(top, column, *values, contribution=share)
 
 
@@ -78,7 +78,8 @@ def _project(
     direction = m_to - m_from
     length = np.sqrt(np.square(direction).sum(axis=1, keepdims=True))
     direction = direction / np.where(length > 0, length, 1.0)
-    for out, point in zip(values, (x, m_to, population), strict=True):
+    points: tuple[F64, F64, F64] = (x.astype(np.float64), m_to, population)
+    for out, point in zip(values, points, strict=True):
         along = (point * direction).sum(axis=1, keepdims=True)  # (n, 1)
         np.copyto(out, along, where=shown)
 

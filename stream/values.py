@@ -113,7 +113,7 @@ def change_values(told: Told, records: Records, catalog: Catalog, decided_ms: in
         }
 
 
-def _rows(*columns: I64 | F64 | Bool) -> Iterator[tuple[Any, ...]]:
+def _rows(*columns: I64 | I32 | F64 | Bool) -> Iterator[tuple[Any, ...]]:
     """Rows of plain Python values, as JSON wants them."""
     return zip(*(column.tolist() for column in columns), strict=True)
 

@@ -39,14 +39,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from .adapters import adapter, sources, time_unit, type_codes
-from .columns import columns
 from .config import Input
-from .contract import Event
-from .conventions import Mistyped
+from .decoding.adapters import adapter, sources, time_unit, type_codes
+from .decoding.columns import columns
+from .decoding.contract import Event
+from .decoding.conventions import Mistyped
+from .decoding.refusals import Problem, bad_user, is_time, mistyped, not_json, not_utf8
+from .decoding.scan import DEEP, NOT_ASCII, NUMBER, UNREAD, scan
 from .events import Events, Reason, Records, Reject
-from .refusals import Problem, bad_user, is_time, mistyped, not_json, not_utf8
-from .scan import DEEP, NOT_ASCII, NUMBER, UNREAD, scan
 
 DEPTH_MAX = 8
 TIME_MS_MIN = 946_684_800_000  # 2000-01-01

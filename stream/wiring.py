@@ -55,16 +55,16 @@ def file_ports(input_path: str, output: str, follow: bool = False) -> tuple[Sour
 def kafka_ports(config: Config, on_phase: Callable[[Phase], None] | None = None) -> tuple[Source, Sink]:
     """Source and sink of a run on Kafka: one consumer group, one transactional producer."""
     from ..sinks.kafka import KafkaSink
-    from .kafka import KafkaSource
+    from .kafka.source import KafkaSource
 
     source = KafkaSource(config.kafka, on_phase)
-    return source, KafkaSink(config.kafka, source.group_metadata)
+    return source, KafkaSink(config.kafka, source.group_metadata, config.engine.step_bytes_max)
 
 
 def kafka_reader_ports(config: Config) -> tuple[Source, Sink]:
     """The same topics, for reading only: no group is joined, nobody is fenced."""
     from ..sinks.kafka import KafkaSink
-    from .kafka import KafkaSource
+    from .kafka.source import KafkaSource
 
     return KafkaSource(config.kafka), KafkaSink(config.kafka, None)
 

@@ -1,7 +1,7 @@
 """A real Apache Kafka 4.1 for tests: one node, KRaft, from the official jars or in a container.
 
 In order: SHOAL_TEST_KAFKA=host:port (somebody else's broker; it cannot be stopped or frozen), a container when
-a docker engine really runs, the jars that `tests/kafka/pom.xml` names (fetched by Maven once, kept in .kafka/libs).
+a docker engine really runs, the jars that `tests/jars/pom.xml` names (fetched by Maven once, kept in .kafka/libs).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-POM = ROOT / "tests" / "kafka" / "pom.xml"
+POM = ROOT / "tests" / "jars" / "pom.xml"
 LIBS = ROOT / ".kafka" / "libs"
 IMAGE = "apache/kafka:4.1.0"
 COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"

@@ -12,7 +12,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
 from shoal.stream.config import Kafka
 from shoal.stream.events import Counts, Manifest, Output, OutRecord, Range
-from shoal.stream.kafka_admin import create, wanted
+from shoal.stream.kafka.admin import create, wanted
 
 
 def kafka_config(broker: Broker, **changes: Any) -> Kafka:

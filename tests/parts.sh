@@ -1,6 +1,6 @@
 #!/bin/sh
 # The real parts that the tests start and that pip cannot bring: Prometheus (with promtool) from Debian.
-# Kafka's jars come through tests/kafka/pom.xml when the first test needs a broker.
+# Kafka's jars come through tests/jars/pom.xml when the first test needs a broker.
 # What cannot be installed here is left to the tests: they skip loudly, or fail where CI=true.
 set -u
 missing=""

@@ -7,11 +7,11 @@ from functools import cache
 from shoal.sinks.memory import MemorySink
 from shoal.stream.config import Config, load
 from shoal.stream.engine import Engine
-from shoal.stream.population import Settings
-from shoal.stream.progress import Tee
-from shoal.stream.simulator import Simulator
+from shoal.stream.simulation.population import Settings
+from shoal.stream.simulation.simulator import Simulator
 from shoal.stream.snapshots import NoStore
 from shoal.stream.sources import MemorySource
+from shoal.stream.watching.progress import Tee
 from shoal.stream.wiring import build_pipeline
 
 SMALL = (

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import xxhash
 
-from shoal.stream.adapters import adapter
 from shoal.stream.config import Input
-from shoal.stream.conventions import GA4_TYPES, SEGMENT_TYPES
+from shoal.stream.decoding.adapters import adapter
+from shoal.stream.decoding.conventions import GA4_TYPES, SEGMENT_TYPES
+from shoal.stream.decoding.field_map import content_id
 from shoal.stream.events import CHANNELS, TYPE_CODES, Events, Reason, Records, Reject
-from shoal.stream.field_map import content_id
 from shoal.stream.ports import ConfigError
 from shoal.stream.wire import Decoder
 

@@ -16,8 +16,8 @@ from conftest import ROOT
 from shoal.stream import ports
 from shoal.stream.cli import VERBS
 from shoal.stream.config import keys, load
-from shoal.stream.metric_table import METRICS, markdown
 from shoal.stream.ports import ShoalError
+from shoal.stream.watching.metric_table import METRICS, markdown
 
 DEPLOY = ROOT / "deploy"
 SERVICES = yaml.safe_load((DEPLOY / "compose.yaml").read_text("utf-8"))["services"]
@@ -56,7 +56,7 @@ def test_every_metric_has_a_panel() -> None:
 
 
 def test_the_list_of_metrics_is_up_to_date() -> None:
-    """Write it anew with `python -m shoal.stream.metric_table > deploy/METRICS.md`."""
+    """Write it anew with `python -m shoal.stream.watching.metric_table > deploy/METRICS.md`."""
     assert (DEPLOY / "METRICS.md").read_text("utf-8") == markdown()
 
 

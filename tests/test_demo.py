@@ -12,12 +12,12 @@ from click.testing import CliRunner, Result
 
 from shoal.stream.commands.demo import MARK, SimulatedSource, command, demo_settings, prepare
 from shoal.stream.events import CHANGES, Counts, Reason
-from shoal.stream.match import compare
-from shoal.stream.population import Span
 from shoal.stream.ports import ConfigError, SourceGone
-from shoal.stream.simulator import Simulator
-from shoal.stream.summary import Segment, Summary, _averages, render_text, to_json
-from shoal.stream.words import change_sentence, feature_words
+from shoal.stream.simulation.population import Span
+from shoal.stream.simulation.simulator import Simulator
+from shoal.stream.watching.match import compare
+from shoal.stream.watching.summary import Segment, Summary, _averages, render_text, to_json
+from shoal.stream.watching.words import change_sentence, feature_words
 
 SMALL = ["--users", "150", "--events", "8000", "--days", "8", "--set", "segmenter.warmup_rows=300"]
 

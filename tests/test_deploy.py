@@ -29,9 +29,9 @@ from conftest import ROOT
 
 from shoal.stream.cli import shoal
 from shoal.stream.config import SECRET_VARIABLES, Config, Http, keys, load
-from shoal.stream.http import start
-from shoal.stream.metrics import Metrics
 from shoal.stream.ports import Phase
+from shoal.stream.watching.http import start
+from shoal.stream.watching.metrics import Metrics
 
 DEPLOY = ROOT / "deploy"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))

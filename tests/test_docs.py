@@ -11,7 +11,9 @@ from shoal.stream.cli import VERBS
 from shoal.stream.config import keys
 from shoal.stream.events import CATALOG, CHANGES, LINEAGE, MANIFEST, MEMBERS, REJECTED, Reason
 
-pytestmark = pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="only the source tree has its README")
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "README.md").exists(), reason="only the source tree has its README"
+)
 
 
 def _readme() -> str:

@@ -17,9 +17,9 @@ from shoal.stream import checkup
 from shoal.stream.checkup import Status, within
 from shoal.stream.commands.doctor import command
 from shoal.stream.config import Kafka, keys
-from shoal.stream.kafka import KafkaSource
-from shoal.stream.kafka_admin import wanted
-from shoal.stream.kafka_checkup import broker as examine_broker
+from shoal.stream.kafka.admin import wanted
+from shoal.stream.kafka.checkup import broker as examine_broker
+from shoal.stream.kafka.source import KafkaSource
 
 kafka = pytest.mark.kafka
 

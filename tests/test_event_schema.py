@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.stream import contract
 from shoal.stream.config import Input
-from shoal.stream.contract import ITEMS_MAX, USER_BYTES_MAX, Event
+from shoal.stream.decoding import contract
+from shoal.stream.decoding.contract import ITEMS_MAX, USER_BYTES_MAX, Event
 from shoal.stream.events import TYPE_CODES, Reason, Records
 from shoal.stream.wire import TIME_MS_MAX, TIME_MS_MIN, Decoder
 
-SCHEMA_FILE = Path(contract.__file__).parent / "schemas" / "behavior.event.json"
+SCHEMA_FILE = Path(contract.__file__).parent.parent / "schemas" / "behavior.event.json"
 SCHEMA: dict[str, Any] = json.loads(SCHEMA_FILE.read_text("utf-8"))
 FORMATS = jsonschema.FormatChecker(formats=())
 DECODER = Decoder(Input())

@@ -19,9 +19,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.stream.columns import DWELL_MS_MAX, TOKENS_MAX
 from shoal.stream.config import Input
-from shoal.stream.contract import Event
+from shoal.stream.decoding.columns import DWELL_MS_MAX, TOKENS_MAX
+from shoal.stream.decoding.contract import Event
 from shoal.stream.events import CHANNELS, Events, Reason, Records, Reject
 from shoal.stream.wire import TIME_MS_MAX, TIME_MS_MIN, Decoder
 

@@ -16,9 +16,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from shoal.stream.config import Http
-from shoal.stream.http import Server, page, start
-from shoal.stream.metrics import Metrics, Status
 from shoal.stream.ports import ConfigError, Phase
+from shoal.stream.watching.http import Server, page, start
+from shoal.stream.watching.metrics import Metrics, Status
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_a_giant_header_is_refused(server: Server) -> None:
 def test_a_run_without_http_does_not_import_the_server() -> None:
     """starlette and uvicorn are imported when the server starts, not before."""
     code = (
-        "import sys; from shoal.stream import http, metrics; metrics.Metrics().render(); "
+        "import sys; from shoal.stream.watching import http, metrics; metrics.Metrics().render(); "
         "sys.exit(any(name in sys.modules for name in ('uvicorn', 'starlette')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

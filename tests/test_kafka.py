@@ -24,10 +24,10 @@ from kafka_kit import create_topics, eventually, kafka_config, output, read_comm
 from shoal.sinks.kafka import KafkaSink
 from shoal.stream.config import Kafka
 from shoal.stream.events import CHANGES, MANIFEST, MEMBERS, REJECTED, Output, OutRecord, Range
-from shoal.stream.kafka import KafkaSource, wait_for_broker
-from shoal.stream.kafka_admin import REJECTED_MAX_BYTES, wanted
-from shoal.stream.kafka_group import OneOwner, choose
-from shoal.stream.kafka_settings import PASSWORD_VARIABLE, Secret, settings
+from shoal.stream.kafka.admin import REJECTED_MAX_BYTES, wanted
+from shoal.stream.kafka.group import OneOwner, choose
+from shoal.stream.kafka.settings import PASSWORD_VARIABLE, Secret, settings
+from shoal.stream.kafka.source import KafkaSource, wait_for_broker
 from shoal.stream.ports import BrokerGone, CommitUnknown, ConfigError, Phase, SourceGone, TopicsMissing
 
 kafka = pytest.mark.kafka

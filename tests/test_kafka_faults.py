@@ -12,10 +12,10 @@ from kafka.structs import ConsumerGroupMetadata
 from kafka_kit import create_topics, kafka_config, output, read_committed, send
 
 from shoal.sinks.kafka import KafkaSink
-from shoal.stream import kafka_watch
 from shoal.stream.config import Kafka
 from shoal.stream.events import CHANGES, OutRecord
-from shoal.stream.kafka import KafkaSource, wait_for_broker
+from shoal.stream.kafka import watch as kafka_watch
+from shoal.stream.kafka.source import KafkaSource, wait_for_broker
 from shoal.stream.ports import BrokerGone, CommitUnknown, Phase
 
 pytestmark = pytest.mark.kafka

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from shoal.stream import metric_table
 from shoal.stream.config import Http
 from shoal.stream.events import (
     CHANGES,
@@ -25,10 +24,11 @@ from shoal.stream.events import (
     Range,
     Reason,
 )
-from shoal.stream.lag import SAMPLES_MAX, Lag
-from shoal.stream.metric_table import METRICS, PARTITIONS_MAX, RANKS_MAX, SERIES_MAX, STAGES
-from shoal.stream.metrics import CHURN_EVENTS, Metrics, describe
 from shoal.stream.ports import Observer, Phase, Probe, Publication
+from shoal.stream.watching import metric_table
+from shoal.stream.watching.lag import SAMPLES_MAX, Lag
+from shoal.stream.watching.metric_table import METRICS, PARTITIONS_MAX, RANKS_MAX, SERIES_MAX, STAGES
+from shoal.stream.watching.metrics import CHURN_EVENTS, Metrics, describe
 
 
 class HandClock:

@@ -81,6 +81,8 @@ def test_a_real_run_can_be_verified(data_dir, tmp_path):
     """Manifest and input alone give the published bytes again."""
     _run(data_dir, "otto_sample", tmp_path, "out")
     arguments = ["--config", str(tmp_path / "otto_sample.toml"), "--output", str(tmp_path / "out"), "--json"]
-    done = CliRunner().invoke(shoal, ["verify", "--input", str(data_dir / "otto_sample.jsonl.gz"), *arguments])
+    done = CliRunner().invoke(
+        shoal, ["verify", "--input", str(data_dir / "otto_sample.jsonl.gz"), *arguments]
+    )
     assert done.exit_code == 0, done.output
     assert orjson.loads(done.stdout)["same"] is True

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from shoal.stream.events import Counts, Manifest, Output, Range
 from shoal.stream.ports import Phase
-from shoal.stream.progress import PLAIN_EVERY_S, Progress, Tee
+from shoal.stream.watching.progress import PLAIN_EVERY_S, Progress, Tee
 
 
 class Clock:

@@ -33,12 +33,12 @@ from shoal.stream import engine as engine_module
 from shoal.stream.config import Config, Http, load
 from shoal.stream.engine import Engine
 from shoal.stream.events import Range, Records
-from shoal.stream.http import start
-from shoal.stream.metric_table import SERIES_MAX
-from shoal.stream.metrics import Metrics
-from shoal.stream.population import MONDAY_MS, Settings
-from shoal.stream.simulator import Simulator
+from shoal.stream.simulation.population import MONDAY_MS, Settings
+from shoal.stream.simulation.simulator import Simulator
 from shoal.stream.sources import MemorySource
+from shoal.stream.watching.http import start
+from shoal.stream.watching.metric_table import SERIES_MAX
+from shoal.stream.watching.metrics import Metrics
 from shoal.stream.wiring import build_engine
 
 pytestmark = pytest.mark.prometheus

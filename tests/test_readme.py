@@ -14,7 +14,9 @@ from shoal.stream.config import Input
 from shoal.stream.events import Records
 from shoal.stream.wire import Decoder
 
-pytestmark = pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="only the source tree has its README")
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "README.md").exists(), reason="only the source tree has its README"
+)
 
 
 def _blocks(language: str) -> list[str]:
@@ -27,7 +29,9 @@ def test_the_worked_example_runs(tmp_path):
     environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     outputs = []
     for line in _blocks("bash")[0].strip().splitlines():
-        done = subprocess.run(line, shell=True, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            line, shell=True, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         outputs.append(done.stdout)
     assert "the same bytes" in outputs[-1]

@@ -19,10 +19,10 @@ from click.testing import CliRunner
 
 from shoal.stream.commands.simulate import choose_personas, command, paced, parse_corrupt
 from shoal.stream.events import Reason
-from shoal.stream.personas import BROWSE_TYPES, DEPARTMENTS, PERSONAS, Tables, catalogue, pick
-from shoal.stream.population import DAY_MS, Settings, Span
 from shoal.stream.ports import InputError
-from shoal.stream.simulator import Simulator
+from shoal.stream.simulation.personas import BROWSE_TYPES, DEPARTMENTS, PERSONAS, Tables, catalogue, pick
+from shoal.stream.simulation.population import DAY_MS, Settings, Span
+from shoal.stream.simulation.simulator import Simulator
 
 SMALL = Settings(users=120, events=3000)
 EVERY_FAULT = replace(

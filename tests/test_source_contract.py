@@ -11,7 +11,7 @@ import pytest
 from kafka_kit import create_topics, kafka_config, send
 
 from shoal.stream.events import Range, Records
-from shoal.stream.kafka import KafkaSource
+from shoal.stream.kafka.source import KafkaSource
 from shoal.stream.ports import Source, SourceGone
 from shoal.stream.sources import FileSource, MemorySource
 

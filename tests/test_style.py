@@ -61,7 +61,10 @@ def _tracked() -> list[Path]:
 def test_no_module_is_a_wall():
     """Half of all modules stay under 200 lines; none passes 400."""
     sizes = sorted(
-        len(path.read_text().splitlines()) for f in FOLDERS for path in (ROOT / f).rglob("*.py") if path.stat().st_size
+        len(path.read_text().splitlines())
+        for f in FOLDERS
+        for path in (ROOT / f).rglob("*.py")
+        if path.stat().st_size
     )
     if not sizes:
         pytest.skip("only the source tree has modules here")
@@ -71,7 +74,10 @@ def test_no_module_is_a_wall():
 
 def test_no_pickle_anywhere():
     """No serialiser that runs code: not in the package, not in the tests."""
-    words = re.compile(r"^\s*(import|from) (pickle|cPickle|dill|cloudpickle|joblib|shelve|marshal)\b|torch\.(save|load)\(", re.M)
+    words = re.compile(
+        r"^\s*(import|from) (pickle|cPickle|dill|cloudpickle|joblib|shelve|marshal)\b|torch\.(save|load)\(",
+        re.M,
+    )
     for path in _tracked():
         if path.suffix == ".py":
             assert not words.search(path.read_text()), path
@@ -79,7 +85,9 @@ def test_no_pickle_anywhere():
 
 def test_no_machine_is_named():
     """No home folder, no working folder, no registry's host in any file that is published."""
-    words = re.compile(r"/root/|/home/[a-z]|\.pyenv|files\.pythonhosted|repo\.maven\.apache|deb\.debian|index-url")
+    words = re.compile(
+        r"/root/|/home/[a-z]|\.pyenv|files\.pythonhosted|repo\.maven\.apache|deb\.debian|(?<!no-emit-)index-url"
+    )
     for path in _tracked():
         if path.name != Path(__file__).name and path.suffix not in {".gz", ".png"}:
             found = words.search(path.read_text("utf-8", "replace"))

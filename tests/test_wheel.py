@@ -12,7 +12,9 @@ from conftest import ROOT
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not (ROOT / "pyproject.toml").exists(), reason="only the source tree can build a wheel"),
+    pytest.mark.skipif(
+        not (ROOT / "pyproject.toml").exists(), reason="only the source tree can build a wheel"
+    ),
 ]
 
 OUTSIDE = (
@@ -54,10 +56,8 @@ def test_the_wheel_holds_all_of_the_package_and_nothing_else(wheel):
 def test_the_tests_pass_against_the_wheel_outside_the_source_tree(wheel, tmp_path):
     """The unit tests, copied elsewhere, import the installed wheel and pass."""
     site = tmp_path / "site"
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(site), str(wheel)],
-        check=True,
-    )  # fmt: skip
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*pip, "--target", str(site), str(wheel)], check=True)
     tests = tmp_path / "elsewhere" / "tests"
     shutil.copytree(ROOT / "tests", tests, ignore=shutil.ignore_patterns("__pycache__"))
     environ = {**os.environ, "PYTHONPATH": str(site), "NUMBA_CACHE_DIR": str(tmp_path / "numba")}

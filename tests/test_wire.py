@@ -18,10 +18,10 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.stream.columns import DWELL_MS_MAX, TOKENS_MAX
 from shoal.stream.commands.validate import command
 from shoal.stream.config import Input
-from shoal.stream.contract import ITEMS_MAX, Event
+from shoal.stream.decoding.columns import DWELL_MS_MAX, TOKENS_MAX
+from shoal.stream.decoding.contract import ITEMS_MAX, Event
 from shoal.stream.events import CHANNELS, NEGATIVE, TYPE_CODES, Events, Reason, Records, Reject
 from shoal.stream.wire import Decoder
 

@@ -21,7 +21,9 @@ def main(command: list[str]) -> int:
             print(f"no Kafka to run against: {error}", file=sys.stderr)
             return 1
         try:
-            return subprocess.run([part.replace("{}", broker.address) for part in command], check=False).returncode
+            return subprocess.run(
+                [part.replace("{}", broker.address) for part in command], check=False
+            ).returncode
         finally:
             broker.close()
 

@@ -140,9 +140,7 @@ def _river_kafka(config: Config, limit: int) -> dict[str, Any]:
     )
     producer = KafkaProducer(bootstrap_servers=servers, linger_ms=5)
     values = (record.value for _, record in zip(range(limit), consumer, strict=False))
-    result = river(
-        config, values, lambda change: producer.send(config.kafka.topic_prefix + CHANGES, change)
-    )
+    result = river(config, values, lambda change: producer.send(config.kafka.topic_prefix + CHANGES, change))
     producer.flush()
     consumer.close()
     return result

@@ -60,9 +60,9 @@ def _fill_topic(path: Path, limit: int, servers: str, prefix: str) -> list[str]:
     from kafka import KafkaProducer
 
     from ..config import load
-    from ..kafka_admin import ensure_topics, input_topic
-    from ..kafka_client import connect, make
-    from ..kafka_settings import settings as client_settings
+    from ..kafka.admin import ensure_topics, input_topic
+    from ..kafka.client import connect, make
+    from ..kafka.settings import settings as client_settings
 
     flags = [
         f"kafka.bootstrap_servers={servers}",
@@ -110,8 +110,8 @@ def _contestant(name: str, path: Path, limit: int, settings: list[str]) -> dict[
 
 def _simulate(path: Path, count: int) -> Path:
     """Contract events of the simulator, all of them valid: the peer has no notion of a bad record."""
-    from ..population import Settings
-    from ..simulator import Simulator
+    from ..simulation.population import Settings
+    from ..simulation.simulator import Simulator
 
     with path.open("wb") as file:
         for batch in Simulator(Settings(users=max(100, count // 50), events=count)).batches():

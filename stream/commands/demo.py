@@ -15,15 +15,15 @@ import orjson
 
 from ..config import Config
 from ..events import CHANGES, Range, Reason, Records
-from ..population import Settings, Span
 from ..ports import ConfigError, Observer, Sink, SourceGone
-from ..simulator import Batch, Simulator
+from ..simulation.population import Settings, Span
+from ..simulation.simulator import Batch, Simulator
 from .options import as_json, configuration, configured
 from .run import with_signals
 from .simulate import truth_json
 
 if TYPE_CHECKING:
-    from ..summary import Summary
+    from ..watching.summary import Summary
 
 MARK = ".shoal-demo"
 """A file in every folder that the demo made; only such a folder is emptied by the next demo."""
@@ -176,7 +176,7 @@ class SimulatedSource:
 def _run(config: Config, source: SimulatedSource, output: Path, http: bool, quiet: bool) -> Summary:
     """The engine over the whole simulation, and then what came out of it."""
     from ...sinks.files import FileSink
-    from ..summary import segments_of, summarise
+    from ..watching.summary import segments_of, summarise
     from ..wiring import build_engine
 
     sink = FileSink(output)
@@ -191,12 +191,12 @@ def _run(config: Config, source: SimulatedSource, output: Path, http: bool, quie
 
 
 def _observe(config: Config, source: SimulatedSource, stack: ExitStack, http: bool, quiet: bool) -> Observer:
-    from ..progress import Progress, Tee
+    from ..watching.progress import Progress, Tee
 
     observers: list[Observer] = []
     if http:
-        from .. import http as server
-        from ..metrics import Metrics
+        from ..watching import http as server
+        from ..watching.metrics import Metrics
 
         metrics = Metrics()
         running = server.start(config.http, metrics)
@@ -210,7 +210,7 @@ def _observe(config: Config, source: SimulatedSource, stack: ExitStack, http: bo
 
 def changes_of(sink: Sink, truth: Sequence[Span], segments: Mapping[str, int]) -> tuple[dict[str, int], str]:
     """Changes by reason, and one in a sentence: the clearest of a user who really became another and stayed."""
-    from ..words import change_sentence
+    from ..watching.words import change_sentence
 
     since = {before.user_id: before.to_ms for before in truth if before.to_ms < truth[-1].to_ms}
     reasons: dict[str, int] = {}
@@ -233,14 +233,14 @@ def changes_of(sink: Sink, truth: Sequence[Span], segments: Mapping[str, int]) -
 
 
 def _json(summary: Summary, source: SimulatedSource, output: Path, took_s: float) -> dict[str, Any]:
-    from ..summary import to_json
+    from ..watching.summary import to_json
 
     extra = {"seconds": round(took_s, 1), "cut_short": source.cut_short, "output": str(output)}
     return to_json(summary) | extra
 
 
 def _text(summary: Summary, source: SimulatedSource, output: Path, took_s: float) -> str:
-    from ..summary import render_text
+    from ..watching.summary import render_text
 
     settings = source.simulator.settings
     head = (

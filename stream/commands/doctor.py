@@ -55,7 +55,7 @@ def examine(config_path: Path | None, overrides: Sequence[str]) -> Iterator[Find
         return
     yield ok("configuration", f"{config_path or 'defaults'}: valid")
     yield from settings(config)
-    from ..kafka_checkup import broker
+    from ..kafka.checkup import broker
 
     yield from broker(config.kafka)
 

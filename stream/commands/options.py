@@ -13,7 +13,10 @@ from ..config import Config, load
 Decorated = Callable[..., Any]
 
 _config = click.option(
-    "--config", "config_path", type=click.Path(path_type=Path), help="TOML file; SHOAL_* variables override it."
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    help="TOML file; SHOAL_* variables override it.",
 )
 _set = click.option(
     "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override one configuration key."

@@ -139,8 +139,8 @@ def produce(config: Config, file: str, pace: Pace) -> Sent:
     """Send the file. Raises InputError, TopicsMissing, BrokerGone."""
     from kafka.errors import KafkaError
 
-    from ..kafka_admin import input_topic
-    from ..kafka_client import broker_away
+    from ..kafka.admin import input_topic
+    from ..kafka.client import broker_away
 
     outbox = Outbox(_producer(config), input_topic(config.kafka))
     started_s = time.monotonic()
@@ -169,9 +169,9 @@ def produce(config: Config, file: str, pace: Pace) -> Sent:
 def _producer(config: Config) -> KafkaProducer:
     from kafka import KafkaProducer
 
-    from ..kafka_admin import ensure_input
-    from ..kafka_client import connect, make
-    from ..kafka_settings import settings
+    from ..kafka.admin import ensure_input
+    from ..kafka.client import connect, make
+    from ..kafka.settings import settings
 
     admin = connect(config.kafka, lambda: False)
     assert admin is not None, "nobody can stop this wait"
@@ -223,6 +223,6 @@ class Outbox:
         self._bytes = 0
 
     def close(self) -> None:
-        from ..kafka_client import close_quietly
+        from ..kafka.client import close_quietly
 
         close_quietly(lambda: self._producer.close(timeout=1), 2.0, "producer")

@@ -77,7 +77,7 @@ def command(
 def _run_files(
     config: Config, input_path: str, output: str, follow: bool, serve: bool, quiet: bool, as_json: bool
 ) -> None:
-    from ..summary import render_text, summarise, to_json
+    from ..watching.summary import render_text, summarise, to_json
     from ..wiring import build_engine, file_ports
 
     with ExitStack() as stack:
@@ -117,7 +117,7 @@ def _start_again(config: Config, error: CommitUnknown) -> None:
 
     The process image is replaced: nothing of the old producer survives, and recovery reads what is true.
     """
-    from ..kafka import wait_for_broker
+    from ..kafka.source import wait_for_broker
 
     log.error("%s", error)
     if not error.broker_away:
@@ -131,13 +131,13 @@ def _start_again(config: Config, error: CommitUnknown) -> None:
 
 def _observe(config: Config, stack: ExitStack, serve: bool, progress: bool) -> Observer:
     """Metrics (and their HTTP server), and progress on the screen."""
-    from ..metrics import Metrics
-    from ..progress import Progress, Tee
+    from ..watching.metrics import Metrics
+    from ..watching.progress import Progress, Tee
 
     metrics = Metrics()
     observers: list[Observer] = [metrics]
     if serve and config.http.port:
-        from .. import http
+        from ..watching import http
 
         server = http.start(config.http, metrics)
         stack.callback(server.stop)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -11,17 +10,17 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 
 import click
 import orjson
 
 from ..config import Config
 from ..events import Reason
-from ..personas import PERSONAS, Persona
-from ..population import DAY_MS, MONDAY_MS, Settings, Span
 from ..ports import BrokerGone, InputError
-from ..simulator import DAYS, Batch, Planted, Simulator
+from ..simulation.personas import PERSONAS, Persona
+from ..simulation.population import DAY_MS, MONDAY_MS, Settings, Span
+from ..simulation.simulator import DAYS, Batch, Planted, Simulator
 from .options import as_json, configuration, configured
 
 if TYPE_CHECKING:
@@ -200,7 +199,7 @@ def _topic(config: Config) -> Iterator[Receiver]:
     """The input topic; every batch is acknowledged. Raises TopicsMissing, BrokerGone."""
     from kafka.errors import KafkaError
 
-    from ..kafka_admin import input_topic
+    from ..kafka.admin import input_topic
     from .produce import Outbox, _producer
 
     outbox = Outbox(_producer(config), input_topic(config.kafka))
@@ -227,11 +226,11 @@ def _lines(output: str) -> Iterator[Receiver]:
         raise InputError(f"--output {output}: cannot be written: {error.strerror}") from None
 
 
-def _packed(file: IO[bytes], name: str) -> IO[bytes] | gzip.GzipFile:
+def _packed(file: IO[bytes], name: str) -> IO[bytes]:
     """Compressed for .gz, without a time stamp: the same seed gives the same file."""
     if name.endswith(".gz"):
-        return gzip.GzipFile("", "wb", compresslevel=5, fileobj=file, mtime=0)
-    return io.BufferedWriter(file)  # type: ignore[arg-type]
+        return cast("IO[bytes]", gzip.GzipFile("", "wb", compresslevel=5, fileobj=file, mtime=0))
+    return file
 
 
 def truth_json(planted: Planted, spans: Iterable[Span]) -> bytes:

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .config import Http
-from .ports import Phase
+from ..config import Http
+from ..ports import Phase
 
 _PATIENT = frozenset({Phase.STARTING, Phase.WAITING})
 

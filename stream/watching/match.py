@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .population import Span
-from .quality import adjusted_rand
+from ..quality import adjusted_rand
+from ..simulation.population import Span
 
 
 @dataclass(frozen=True, slots=True)

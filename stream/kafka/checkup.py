@@ -8,6 +8,7 @@ from contextlib import closing
 from typing import Any
 
 import msgspec
+
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import (
@@ -17,13 +18,13 @@ from kafka.errors import (
     TransactionalIdNotFoundError,
 )
 
-from .checkup import Finding, fail, ok, warn
-from .config import Kafka
-from .events import MANIFEST, REJECTED
-from .kafka_admin import Topic, describe, input_topic, wanted
-from .kafka_client import connect
-from .kafka_settings import transactional_id
-from .ports import ConfigError, ShoalError
+from ..checkup import Finding, fail, ok, warn
+from ..config import Kafka
+from ..events import MANIFEST, REJECTED
+from ..ports import ConfigError, ShoalError
+from .admin import Topic, describe, input_topic, wanted
+from .client import connect
+from .settings import transactional_id
 
 _PATIENCE_S = 5.0
 _READ, _WRITE = "READ", "WRITE"

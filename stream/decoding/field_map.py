@@ -26,8 +26,8 @@ from typing import Any
 
 import xxhash
 
+from ..ports import ConfigError
 from .contract import Event, Item
-from .ports import ConfigError
 
 Json = dict[str, Any]
 Getter = Callable[[Json, bytes], Any]

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import xxhash
 
+from ..events import CHANNELS, F64, Bool, Events
 from .contract import Event, Item
-from .events import CHANNELS, F64, Bool, Events
 
 TOKENS_MAX = 64
 DWELL_MS_MAX = 86_400_000

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from .events import Range
+from ..events import Range
 
 SAMPLES_MAX = 64
 """Observations kept per partition; at the limit every second one is dropped, so the span doubles."""

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from .events import F64
+from ..events import F64
 
 DEPARTMENTS: Mapping[str, tuple[tuple[str, str, str], float]] = {
     "Fashion": (("Dresses", "Shoes", "Coats"), 55.0),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from .events import I64, Reason
+from ..events import I64, Reason
 from .population import DAY_MS, Settings
 
 FAULTS = ("", "duplicate", "late", "future", "absurd", *(reason.value for reason in Reason))

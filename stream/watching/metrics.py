@@ -18,8 +18,9 @@ from typing import Any
 
 import prometheus_client as prometheus
 
-from .config import Http
-from .events import Counts, Output
+from ..config import Http
+from ..events import Counts, Output
+from ..ports import Phase, Publication
 from .health import Health
 from .lag import Lag
 from .metric_table import (
@@ -33,7 +34,6 @@ from .metric_table import (
     Metric,
     describe,
 )
-from .ports import Phase, Publication
 
 __all__ = ["Metrics", "Status", "describe"]
 

@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError, OffsetOutOfRangeError
 
-from .config import Kafka
-from .events import Records
-from .kafka_client import REFUSED, Patience, close_quietly, connect, make, refused
-from .kafka_settings import settings
-from .ports import BrokerGone, SourceGone
+from ..config import Kafka
+from ..events import Records
+from ..ports import BrokerGone, SourceGone
+from .client import REFUSED, Patience, close_quietly, connect, make, refused
+from .settings import settings
 
 _POLL_MS = 250
 _ASK_MS = 5_000

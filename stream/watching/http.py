@@ -12,8 +12,8 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
-from .config import Http
-from .ports import ConfigError
+from ..config import Http
+from ..ports import ConfigError
 
 if TYPE_CHECKING:
     import uvicorn

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .events import I32, I64
+from ..events import I32, I64
 from .personas import AISLES, BROWSE_TYPES, ITEMS_PER_AISLE, Catalogue, Tables, neighbour, pick
 from .population import DAY_MS, Population, Settings, midnight
 from .shop_events import CODE, NO_ITEM, ROW, WITH_BASKET, WITH_DWELL, WITH_VALUE

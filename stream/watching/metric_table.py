@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from .events import CATALOG, CHANGES, CHANNELS, LINEAGE, MEMBERS, REJECTED, Reason
-from .ports import Phase
+from ..events import CATALOG, CHANGES, CHANNELS, LINEAGE, MEMBERS, REJECTED, Reason
+from ..ports import Phase
 
 SERIES_MAX = 200
 PARTITIONS_MAX = 16
@@ -148,13 +148,13 @@ def describe() -> list[tuple[str, str, str, str]]:
 
 
 def markdown() -> str:
-    """The same as a page: deploy/METRICS.md, written by `python -m shoal.stream.metric_table`."""
+    """The same as a page: deploy/METRICS.md, written by `python -m shoal.stream.watching.metric_table`."""
     series = sum(metric.series_max for metric in METRICS)
     rows = [f"| `{name}` | {kind} | {labels} | {meaning} |" for name, kind, labels, meaning in describe()]
     head = [
         "# Metrics",
         "",
-        "Written by `python -m shoal.stream.metric_table`; a test compares it with what is exported.",
+        "Written by `python -m shoal.stream.watching.metric_table`; a test compares it with what is exported.",
         f"One instance exports at most {series} series. No label holds a user or the name of a segment.",
         "A gauge that has no value yet is NaN.",
         "",

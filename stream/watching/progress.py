@@ -22,8 +22,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .events import Counts, Output
-from .ports import Observer, Phase
+from ..events import Counts, Output
+from ..ports import Observer, Phase
 
 PLAIN_EVERY_S = 2.0
 _RATE_OVER_S = 3.0

@@ -21,16 +21,16 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError, LogTruncationError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from kafka.structs import ConsumerGroupMetadata, MemberState
 
-from .config import Kafka
-from .events import Range, Records
-from .kafka_admin import describe, ensure_topics, input_topic, topic_mark
-from .kafka_client import REFUSED, close_quietly, connect, make, refused, wait_for_broker
-from .kafka_group import OneOwner, Ownership
-from .kafka_reader import FETCH, Reader, to_records
-from .kafka_settings import settings
-from .kafka_watch import START_OVER, Watch, outside
-from .ports import BrokerGone, CommitUnknown, Phase, SourceGone
-from .sources import join
+from ..config import Kafka
+from ..events import Range, Records
+from ..ports import BrokerGone, CommitUnknown, Phase, SourceGone
+from ..sources import join
+from .admin import describe, ensure_topics, input_topic, topic_mark
+from .client import REFUSED, close_quietly, connect, make, refused, wait_for_broker
+from .group import OneOwner, Ownership
+from .reader import FETCH, Reader, to_records
+from .settings import settings
+from .watch import START_OVER, Watch, outside
 
 __all__ = ["KafkaSource", "wait_for_broker"]
 

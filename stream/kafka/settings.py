@@ -12,8 +12,8 @@ import ssl
 from pathlib import Path
 from typing import Any
 
-from .config import Kafka
-from .ports import ConfigError
+from ..config import Kafka
+from ..ports import ConfigError
 
 PASSWORD_VARIABLE = "SHOAL_KAFKA_SASL_PASSWORD"
 _CONNECT_MS = 5_000

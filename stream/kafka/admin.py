@@ -10,9 +10,9 @@ from typing import Any
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
-from .config import Kafka
-from .events import CATALOG, CHANGES, COMPACTED, LINEAGE, MANIFEST, MEMBERS, REJECTED
-from .ports import ConfigError, TopicsMissing
+from ..config import Kafka
+from ..events import CATALOG, CHANGES, COMPACTED, LINEAGE, MANIFEST, MEMBERS, REJECTED
+from ..ports import ConfigError, TopicsMissing
 
 log = logging.getLogger("shoal")
 

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .catalog import Profile
-from .events import Counts
+from ..catalog import Profile
+from ..events import Counts
+from ..naming import family
+from ..pipeline import Pipeline
+from ..simulation.population import Span
 from .match import Match, compare
-from .naming import family
-from .pipeline import Pipeline
-from .population import Span
 from .words import feature_words
 
 TRAITS_SHOWN = 3

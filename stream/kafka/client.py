@@ -26,9 +26,9 @@ from kafka.net.compat import KafkaNetClient
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 
-from .config import Kafka
-from .kafka_settings import settings
-from .ports import BrokerGone, ConfigError, ShoalError
+from ..config import Kafka
+from ..ports import BrokerGone, ConfigError, ShoalError
+from .settings import settings
 
 log = logging.getLogger("shoal")
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from .events import F64, I32, Bool
+from ..events import F64, I32, Bool
 from .personas import BOT, PERSONAS, Persona
 
 DAY_MS = 86_400_000

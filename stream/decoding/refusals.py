@@ -11,8 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple, NoReturn
 
+from ..events import Reason
 from .contract import USER_BYTES_MAX, Event
-from .events import Reason
 
 _EXPECTED = re.compile(
     r"Expected `([^`]+)`(?: (?!- at)([^,`]+?))?(?:, got `([^`]+)`)?(?: - at `\$\.?([^`]*)`)?$"

@@ -13,13 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 
 import msgspec
+
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
-from .config import Kafka
-from .kafka_admin import describe, topic_mark
-from .kafka_client import Patience, bounded, connect
-from .ports import BrokerGone, Phase, SourceGone
+from ..config import Kafka
+from ..ports import BrokerGone, Phase, SourceGone
+from .admin import describe, topic_mark
+from .client import Patience, bounded, connect
 
 log = logging.getLogger("shoal")
 

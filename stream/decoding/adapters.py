@@ -15,9 +15,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .config import Input
+from ..config import Input
+from ..events import TYPE_CODES
+from ..ports import ConfigError
 from .conventions import CONVENTIONS
-from .events import TYPE_CODES
 from .field_map import (
     ITEM_FIELDS,
     LISTS,
@@ -30,7 +31,6 @@ from .field_map import (
     mapping,
     nearest,
 )
-from .ports import ConfigError
 
 Adapter = Callable[[Json, bytes], Json]
 

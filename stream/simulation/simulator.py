@@ -14,11 +14,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from .events import I64
+from ..events import I64
+from ..ports import InputError
 from .mishaps import DUPLICATE, FAULTS, FIRST_REJECT, befall, tally
 from .personas import Tables, catalogue
 from .population import DAY_MS, Population, Settings, Span, midnight
-from .ports import InputError
 from .shop_events import ROW, Writer
 from .visits import Visits
 

@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from .events import I64
+from ..events import I64
 
 NOT_ASCII, DEEP, NUMBER, UNREAD = 1, 2, 4, 8
 
