@@ -1,6 +1,8 @@
 """Stream time. It comes from the events; the wall clock only bounds it, or moves it when nothing arrives.
 
     now        the newest believable event time so far; feature rows are built as of `now`. Never goes back.
+               While nothing arrives it runs on at the pace of the wall clock, from where the events left it:
+               a history that is replayed today does not age by years in its first quiet moment.
     behind     per partition, the newest time before this step: an event is late against its own partition, so
                neither a big step nor a partition that is read faster makes others late.
     watermark  the slowest active partition's newest time, less the lateness: who is declared gone is decided
@@ -43,11 +45,12 @@ class Clock:
         self._skew_ms = config.future_skew_ms
         self._newest_ms: dict[int, int] = {}  # partition -> newest time
         self._quiet: dict[int, int] = {}  # partition -> steps since its last event
+        self._lag_ms = 0  # wall clock less `now` when events last came
         self.now_ms = 0
         self.watermark_ms = 0
 
     def advance(self, time_ms: I64, partitions: I32, as_of_ms: int | None) -> Clocked:
-        """Clamp future times (n,), then move time. With no events, `now` follows the wall clock."""
+        """Clamp future times (n,), then move time. With no events, `now` moves as far as the wall clock did."""
         future, cap_ms = self._future(time_ms, as_of_ms)
         clamped = np.where(future, cap_ms, time_ms)
         behind_ms = np.zeros(len(time_ms), np.int64)
@@ -59,8 +62,9 @@ class Clock:
             self._quiet[partition] = 0
         if len(clamped):
             self.now_ms = max(self.now_ms, int(clamped.max()))
-        elif as_of_ms is not None:
-            self.now_ms = max(self.now_ms, as_of_ms)
+            self._lag_ms = 0 if as_of_ms is None else as_of_ms - self.now_ms
+        elif as_of_ms is not None and self.now_ms:
+            self.now_ms = max(self.now_ms, as_of_ms - self._lag_ms)
             self._quiet = {}
         self.watermark_ms = max(self.watermark_ms, self._slowest_ms() - self._lateness_ms)
         return Clocked(clamped, future, behind_ms)
@@ -81,6 +85,7 @@ class Clock:
         partitions = sorted(self._newest_ms)
         return {
             "now_ms": self.now_ms,
+            "lag_ms": self._lag_ms,
             "watermark_ms": self.watermark_ms,
             "partitions": partitions,
             "newest_ms": [self._newest_ms[p] for p in partitions],
@@ -89,6 +94,7 @@ class Clock:
 
     def restore(self, state: State) -> None:
         self.now_ms = state["now_ms"]
+        self._lag_ms = state["lag_ms"]
         self.watermark_ms = state["watermark_ms"]
         self._newest_ms = dict(zip(state["partitions"], state["newest_ms"], strict=True))
         self._quiet = {p: q for p, q in zip(state["partitions"], state["quiet"], strict=True) if q >= 0}

@@ -41,6 +41,19 @@ def test_an_idle_step_moves_time_by_the_wall_clock():
     assert clock.watermark_ms == NOW_MS + 60_000 - Time().lateness_ms
 
 
+def test_a_replayed_history_does_not_age_by_years_when_it_pauses():
+    """Events of ten years ago, then silence: a minute later they are a minute older, not ten years."""
+    clock = Clock(Time())
+    old_ms = NOW_MS - 3650 * DAY_MS
+    _advance(clock, _times(old_ms), NOW_MS)
+    _advance(clock, _times(), NOW_MS + 60_000)
+    assert clock.now_ms == old_ms + 60_000
+    copy = Clock(Time())
+    copy.restore(clock.snapshot())
+    _advance(copy, _times(), NOW_MS + 3 * DAY_MS)
+    assert copy.now_ms == old_ms + 3 * DAY_MS, "time that passed while the engine was down counts"
+
+
 def test_an_idle_step_without_a_wall_clock_moves_nothing():
     """A file that says nothing says nothing about time either."""
     clock = Clock(Time())
