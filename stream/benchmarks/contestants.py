@@ -1,9 +1,11 @@
 """One contestant, one process, one thread: runs over a file or a topic and prints one JSON line.
 
-    python -m shoal.stream.benchmarks.contestants shoal-file EVENTS
-    python -m shoal.stream.benchmarks.contestants river-kafka EVENTS --kafka HOST:PORT --prefix P. --events N
+    python -m shoal.stream.benchmarks.contestants shoal-file EVENTS --limit 200000
+    python -m shoal.stream.benchmarks.contestants river-kafka EVENTS --set kafka.topic_prefix=P.
 
-Imports and compilation are not timed; reading, decoding, computing and writing are.
+Both sides are treated alike. Not timed: imports, compilation, a first run over a few events (it warms what is
+called for the first time), and joining the consumer group. Timed: reading, decoding, computing, and writing
+until the last record is on disk or acknowledged. What remains unequal is said in `river_pipeline.py`.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +27,26 @@ from ..wiring import one_thread
 
 one_thread()  # before numpy is imported
 
+import msgspec  # noqa: E402
+
 from ..config import Config, load  # noqa: E402
 from ..engine import Engine  # noqa: E402
 from ..events import CHANGES, Output  # noqa: E402
-from ..ports import Phase, Sink, Source  # noqa: E402
+from ..ports import Phase, ShoalError, Sink, Source  # noqa: E402
 from ..snapshots import NoStore  # noqa: E402
 from ..wiring import build_pipeline, file_ports, kafka_ports  # noqa: E402
+
+_WARM_UP = [
+    b'{"event_id":"%d","type":"purchase","user_id":"u%d","event_time":%d,"value":1.5,'
+    b'"items":[{"id":"i%d","category":["a","b"]}]}' % (i, i % 50, 1_700_000_000_000 + i, i)
+    for i in range(400)
+]
 
 
 class StageTimes:
     """Observer that adds up seconds per stage, and stops the engine after enough records."""
 
-    def __init__(self, records: int | None = None) -> None:
+    def __init__(self, records: int = sys.maxsize) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         self.changes = 0
         self.commits: list[float] = []
@@ -60,11 +71,7 @@ class StageTimes:
     ) -> None:
         self.changes += sum(record.topic == CHANGES for record in output.records)
         self.commits.append(commit_s)
-        if (
-            self.engine is not None
-            and self._records is not None
-            and self.engine.counts.records >= self._records
-        ):
+        if self.engine is not None and self.engine.counts.records >= self._records:
             self.engine.stop()
 
     def alive(self, lag: Mapping[int, int]) -> None: ...
@@ -73,9 +80,10 @@ class StageTimes:
     def quality(self, silhouette: float, davies_bouldin: float, inertia: Sequence[float]) -> None: ...
 
 
-def shoal(config: Config, ports: tuple[Source, Sink], records: int | None) -> dict[str, Any]:
-    times = StageTimes(records)
-    _compile(config)
+def shoal(config: Config, ports: tuple[Source, Sink], limit: int) -> dict[str, Any]:
+    """Run the engine over at least `limit` records (whole steps), or to the end of a file."""
+    _warm_up(config)
+    times = StageTimes(limit)
     pipeline = build_pipeline(config, times.stage)
     engine = Engine(config, pipeline, *ports, NoStore(), times)
     times.engine = engine
@@ -93,79 +101,99 @@ def shoal(config: Config, ports: tuple[Source, Sink], records: int | None) -> di
     }
 
 
-def _compile(config: Config) -> None:
-    """Run a few events through a pipeline of its own, so that no kernel is compiled while timed."""
+def _warm_up(config: Config) -> None:
+    """An engine of its own, small enough that it warms up, learns and publishes: all kernels get compiled."""
     from ...sinks.memory import MemorySink
     from ..sources import MemorySource
 
-    line = b'{"event_id":"%d","type":"purchase","user_id":"u%d","event_time":1700000000000,"value":1.5,' \
-           b'"items":[{"id":"i%d","category":["a","b"]}]}'  # fmt: skip
-    lines = [line % (i, i % 50, i) for i in range(200)]
-    Engine(config, build_pipeline(config), MemorySource([lines]), MemorySink(), NoStore(), StageTimes()).run()
+    replace = msgspec.structs.replace
+    tiny = replace(
+        config,
+        encoder=replace(config.encoder, warmup_steps=2, publish_every_rows=50),
+        segmenter=replace(config.segmenter, warmup_rows=50),
+        engine=replace(config.engine, step_records_max=100),
+    )
+    Engine(tiny, build_pipeline(tiny), MemorySource([_WARM_UP]), MemorySink(), NoStore(), StageTimes()).run()
 
 
-def river(config: Config, values: Iterator[bytes], write: Any) -> dict[str, Any]:
+def river(
+    config: Config, values: Iterator[bytes], write: Callable[[bytes], Any], finish: Callable[[], Any]
+) -> dict[str, Any]:
+    """Run the peer over `values`. The clock starts when the first one is there, as Shoal's does when it runs."""
     from .river_pipeline import RiverPipeline
 
+    for _ in RiverPipeline(config).run(_WARM_UP):
+        pass
     pipeline = RiverPipeline(config)
-    read = changes = 0
-
-    def counted() -> Iterator[bytes]:
-        nonlocal read
-        for value in values:
-            read += 1
-            yield value
-
+    values = chain([next(values)], values)
     started_s = time.perf_counter()
-    for change in pipeline.run(counted()):
+    changes = 0
+    for change in pipeline.run(values):
         write(change)
         changes += 1
-    return {"events": read, "seconds": time.perf_counter() - started_s, "changes": changes}
+    finish()
+    return {"events": pipeline.read, "seconds": time.perf_counter() - started_s, "changes": changes}
 
 
 def _river_file(config: Config, events: Path, limit: int) -> dict[str, Any]:
     with events.open("rb") as source, tempfile.TemporaryFile() as sink:
-        lines = (line for _, line in zip(range(limit), source, strict=False))
-        return river(config, lines, lambda change: sink.write(change + b"\n"))
+        return river(config, islice(source, limit), lambda change: sink.write(change + b"\n"), sink.flush)
 
 
 def _river_kafka(config: Config, limit: int) -> dict[str, Any]:
     """At least once, as such scripts are: offsets are committed now and then."""
     from kafka import KafkaConsumer, KafkaProducer
 
-    servers = config.kafka.bootstrap_servers
-    topic = config.kafka.topic_prefix + config.kafka.events_topic
+    servers, prefix = config.kafka.bootstrap_servers, config.kafka.topic_prefix
     consumer = KafkaConsumer(
-        topic, bootstrap_servers=servers, group_id=f"river-{time.time_ns()}", auto_offset_reset="earliest"
+        prefix + config.kafka.events_topic,
+        bootstrap_servers=servers,
+        group_id=f"river-{time.time_ns()}",
+        auto_offset_reset="earliest",
     )
     producer = KafkaProducer(bootstrap_servers=servers, linger_ms=5)
-    values = (record.value for _, record in zip(range(limit), consumer, strict=False))
-    result = river(config, values, lambda change: producer.send(config.kafka.topic_prefix + CHANGES, change))
-    producer.flush()
+    values = (record.value for record in islice(consumer, limit))
+    result = river(config, values, lambda change: producer.send(prefix + CHANGES, change), producer.flush)
     consumer.close()
     return result
 
 
+def _peak_bytes() -> int:
+    """Largest resident memory of this program: `ru_maxrss` would count that of the parent before exec too."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _run(name: str, config: Config, events: Path, limit: int) -> dict[str, Any]:
+    match name:
+        case "shoal-file":
+            with tempfile.TemporaryDirectory() as folder:
+                return shoal(config, file_ports(str(events), folder), limit)
+        case "shoal-kafka":
+            return shoal(config, kafka_ports(config), limit)
+        case "river-file":
+            return _river_file(config, events, limit)
+        case _:
+            return _river_kafka(config, limit)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(prog="python -m shoal.stream.benchmarks.contestants")
     parser.add_argument("name", choices=["shoal-file", "shoal-kafka", "river-file", "river-kafka"])
     parser.add_argument("events", type=Path)
     parser.add_argument("--limit", type=int, default=sys.maxsize)
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     arguments = parser.parse_args()
-    config = load(None, arguments.overrides)
-    match arguments.name:
-        case "shoal-file":
-            with tempfile.TemporaryDirectory() as folder:
-                result = shoal(config, file_ports(str(arguments.events), folder), None)
-        case "shoal-kafka":
-            result = shoal(config, kafka_ports(config), arguments.limit)
-        case "river-file":
-            result = _river_file(config, arguments.events, arguments.limit)
-        case _:
-            result = _river_kafka(config, arguments.limit)
-    result["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps(result))
+    try:
+        config = load(None, arguments.overrides)
+        result = _run(arguments.name, config, arguments.events, arguments.limit)
+    except ShoalError as error:
+        sys.exit(str(error))
+    print(json.dumps({**result, "peak_bytes": _peak_bytes()}))
 
 
 if __name__ == "__main__":

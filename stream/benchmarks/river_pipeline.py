@@ -1,15 +1,19 @@
 """The peer: the pipeline that a user would write today with River, dictionaries and a deque per window.
 
-The same feature names as Shoal's (windows by type, money, quantity, dwell, distinct items, day shape,
-recency, tenure, interest), `StandardScaler | KMeans`, `predict_one` and `learn_one` per event, and a JSON
-record whenever a user's nearest centre changes. Nothing is recovered after a crash; nothing is explained.
+The same columns as Shoal's row, `StandardScaler | KMeans`, `predict_one` and `learn_one` per event, and a JSON
+record whenever a user's nearest centre changes.
+
+What is unequal, and whom it favours. River scores and learns once per event, Shoal once per user touched in a
+step: that is how each is used (favours Shoal). The peer trains no encoder, keeps no stable ids, explains
+nothing, recovers nothing after a crash, never forgets a user or an event id, and measures fewer events, whose
+windows are still short (all favours River).
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -19,6 +23,9 @@ import xxhash
 
 from ..config import Config
 from ..events import CHANNELS, TYPE_CODES
+from ..windows import PARTS
+
+Fact = tuple[int, str, int, float, float, int, str]  # time_ms, type, sign, money, quantity, dwell_ms, item
 
 
 class Window:
@@ -28,13 +35,13 @@ class Window:
 
     def __init__(self, span_ms: int) -> None:
         self.span_ms = span_ms
-        self.events: deque[tuple[int, str, int, float, float, int, str]] = deque()
+        self.events: deque[Fact] = deque()
         self.types: dict[str, int] = defaultdict(int)
         self.items: dict[str, int] = defaultdict(int)
         self.money = self.quantity = 0.0
         self.dwell_ms = 0
 
-    def add(self, event: tuple[int, str, int, float, float, int, str], sign: int = 1) -> None:
+    def add(self, event: Fact, sign: int = 1) -> None:
         _, kind, direction, money, quantity, dwell_ms, item = event
         self.types[kind] += sign * direction
         self.money += sign * direction * money
@@ -51,6 +58,8 @@ class Window:
 
 
 class User:
+    """One user's windows, day shape and decayed interest."""
+
     __slots__ = ("dayparts", "first_ms", "interest", "interest_ms", "segment", "weekend", "windows")
 
     def __init__(self, spans: Iterable[int], dim: int, now_ms: int) -> None:
@@ -64,11 +73,12 @@ class User:
 
 
 class RiverPipeline:
-    """events in, JSON changes out, one at a time."""
+    """Events in, JSON changes out, one at a time. `read` counts the events."""
 
     def __init__(self, config: Config) -> None:
         from river import cluster, compose, preprocessing
 
+        self.read = 0
         self._horizons = config.features.horizons
         self._dim = config.features.interest_dim
         self._half_life_ms = config.features.interest_half_life_ms
@@ -83,6 +93,7 @@ class RiverPipeline:
 
     def run(self, values: Iterable[bytes]) -> Iterator[bytes]:
         for value in values:
+            self.read += 1
             event = orjson.loads(value)
             if event["event_id"] not in self._seen:
                 self._seen.add(event["event_id"])
@@ -91,12 +102,12 @@ class RiverPipeline:
                     yield change
 
     def one(self, event: dict[str, Any]) -> bytes | None:
-        name = event["user_id"]
+        name = event.get("user_id") or event["anonymous_id"]
         now_ms = _time_ms(event["event_time"])
         user = self._users.get(name)
         if user is None:
             user = self._users[name] = User((h.window_ms for h in self._horizons), self._dim, now_ms)
-        x = self._row(user, event, now_ms)
+        x = self.row(user, event, now_ms)
         segment = self.model.predict_one(x)
         self.model.learn_one(x)
         if segment == user.segment:
@@ -104,14 +115,10 @@ class RiverPipeline:
         before, user.segment = user.segment, segment
         return orjson.dumps({"user": name, "from": before, "to": segment, "time": now_ms})
 
-    def _row(self, user: User, event: dict[str, Any], now_ms: int) -> dict[str, float]:
-        channel, sign = TYPE_CODES.get(event["type"], TYPE_CODES["custom"])
+    def row(self, user: User, event: dict[str, Any], now_ms: int) -> dict[str, float]:
+        """The user's row right after `event`: column -> value."""
         items = event.get("items") or ()
-        item = items[0]["id"] if items else ""
-        fact = (
-            now_ms, CHANNELS[channel], sign, float(event.get("value") or 0.0),
-            float(sum(i.get("quantity", 1) for i in items)), int(event.get("dwell_ms") or 0), item,
-        )  # fmt: skip
+        fact = _fact(event, items, now_ms)
         x: dict[str, float] = {}
         for horizon, window in zip(self._horizons, user.windows, strict=True):
             window.events.append(fact)
@@ -124,13 +131,12 @@ class RiverPipeline:
             x[f"quantity_{horizon.name}"] = _log(window.quantity)
             x[f"dwell_ms_{horizon.name}"] = _log(window.dwell_ms)
             x[f"distinct_items_{horizon.name}"] = _log(len(window.items))
-        day = now_ms // 86_400_000
         user.dayparts[now_ms % 86_400_000 // 21_600_000] += 1
-        user.weekend += (day + 3) % 7 >= 5
+        user.weekend += (now_ms // 86_400_000 + 3) % 7 >= 5
         total = sum(user.dayparts)
-        for part, count in enumerate(user.dayparts):
-            x[f"daypart_{part}"] = count / total
-        x["weekend"] = user.weekend / total
+        for part, count in zip(PARTS, (*user.dayparts, user.weekend), strict=True):
+            x[part] = count / total
+        x["recency_ms"] = 0.0  # a row right after the user's own event
         x["tenure_ms"] = _log(now_ms - user.first_ms)
         self._interest(user, items, now_ms, x)
         return x
@@ -155,6 +161,17 @@ class RiverPipeline:
             rng = np.random.default_rng(xxhash.xxh3_64_intdigest(token.encode()))
             self._vectors[token] = rng.choice([-1.0, 1.0], self._dim) / math.sqrt(self._dim)
         return self._vectors[token]
+
+
+def _fact(event: dict[str, Any], items: Sequence[dict[str, Any]], now_ms: int) -> Fact:
+    """Money and quantity count for purchases and refunds only, as in Shoal's windows."""
+    channel, sign = TYPE_CODES.get(event["type"], TYPE_CODES["custom"])
+    kind = CHANNELS[channel]
+    bought = kind == "purchase"
+    money = float(event.get("value") or 0.0) if bought else 0.0
+    quantity = float(sum(item.get("quantity") or 0 for item in items)) if bought else 0.0
+    item = items[0]["id"] if items else ""
+    return now_ms, kind, sign, money, quantity, int(event.get("dwell_ms") or 0), item
 
 
 def _log(value: float) -> float:
