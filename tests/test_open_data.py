@@ -6,35 +6,26 @@ from pathlib import Path
 import orjson
 import pytest
 from click.testing import CliRunner
+from conftest import ROOT
 
 from shoal.stream.cli import shoal
 
 pytestmark = pytest.mark.data
 
 FILES = {
-    "online_retail_to_2011-06": (
-        245_903,
-        "[input]\nfield_map = { type = 'event_type', event_time = 'ts', item_id = 'item_id' }\n"
-        "type_map = { cancel = 'refund', stock_adjust = 'custom' }\n",
-    ),
-    "completejourney": (
-        83_691,
-        "[input]\nfield_map = { type = 'event_type', event_time = 'ts', item_id = 'item_id', "
-        "item_category = 'department+category' }\n"
-        "type_map = { campaign_start = 'custom', coupon_redeem = 'custom' }\n",
-    ),
-    "otto_sample": (
-        862,
-        "[input]\nfield_map = { type = 'event_type', event_time = 'ts', item_id = 'item_id' }\n"
-        "type_map = { cart = 'cart_add', order = 'purchase' }\n",
-    ),
+    "online_retail_to_2011-06": (245_903, "online_retail.toml"),
+    "completejourney": (83_691, "complete_journey.toml"),
+    "otto_sample": (862, "otto.toml"),
 }
 
 
+def _config(name: str) -> str:
+    """The field map that the project ships for this data set."""
+    return str(ROOT / "deploy" / "maps" / FILES[name][1])
+
+
 def _run(data_dir: Path, name: str, folder: Path, output: str) -> dict:
-    config = folder / f"{name}.toml"
-    config.write_text(FILES[name][1])
-    arguments = ["run", "--config", str(config), "--input", str(data_dir / f"{name}.jsonl.gz")]
+    arguments = ["run", "--config", _config(name), "--input", str(data_dir / f"{name}.jsonl.gz")]
     done = CliRunner().invoke(shoal, [*arguments, "--output", str(folder / output), "--json"])
     assert done.exit_code == 0, done.output
     return orjson.loads(done.stdout)
@@ -80,7 +71,7 @@ def test_two_runs_over_one_file_write_the_same_bytes(data_dir, tmp_path):
 def test_a_real_run_can_be_verified(data_dir, tmp_path):
     """Manifest and input alone give the published bytes again."""
     _run(data_dir, "otto_sample", tmp_path, "out")
-    arguments = ["--config", str(tmp_path / "otto_sample.toml"), "--output", str(tmp_path / "out"), "--json"]
+    arguments = ["--config", _config("otto_sample"), "--output", str(tmp_path / "out"), "--json"]
     done = CliRunner().invoke(
         shoal, ["verify", "--input", str(data_dir / "otto_sample.jsonl.gz"), *arguments]
     )
