@@ -17,14 +17,28 @@ import fcntl
 import os
 import sys
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
 
-from ..stream.events import MANIFEST, REJECTED, Manifest, Output, OutRecord
+from ..stream.events import (
+    CATALOG,
+    CHANGES,
+    LINEAGE,
+    MANIFEST,
+    MEMBERS,
+    REJECTED,
+    Manifest,
+    Output,
+    OutRecord,
+)
 from ..stream.manifest import decode_manifest, encode_manifest
 from ..stream.ports import ConfigError, DiskFailed
+
+_TOPICS = (LINEAGE, CATALOG, CHANGES, MEMBERS, REJECTED)
+"""The files that are ours to cut; any other file in the folder belongs to somebody else."""
 
 
 class FileSink:
@@ -32,7 +46,7 @@ class FileSink:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._files: dict[str, BinaryIO] = {}
+        self._files: dict[str, FileIO] = {}
         self._lock: BinaryIO | None = None
 
     def open(self) -> Manifest | None:
@@ -40,9 +54,9 @@ class FileSink:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._take_lock()
             last, lengths = self._last_commit()
-            for path in sorted(self._directory.glob("*.jsonl")):
-                if path.stem != MANIFEST:
-                    _cut(path, lengths.get(path.stem, 0))
+            for topic in _TOPICS:
+                if self.path(topic).exists():
+                    _cut(self.path(topic), lengths.get(topic, 0))
             return last
         except OSError as error:
             raise DiskFailed(
@@ -67,15 +81,18 @@ class FileSink:
 
     def _append(self, topic: str, data: bytes) -> None:
         file = self._file(topic)
-        file.write(data)
-        file.flush()
+        rest = memoryview(data)
+        while rest:
+            rest = rest[file.write(rest) :]
         os.fsync(file.fileno())
 
-    def _file(self, topic: str) -> BinaryIO:
+    def _file(self, topic: str) -> FileIO:
+        """Open for appending, without a buffer: what failed once must not be tried again by close()."""
         if topic not in self._files:
+            assert topic == MANIFEST or topic in _TOPICS, f"{topic} would not be cut after a crash"
             path = self.path(topic)
             fresh = not path.exists()
-            self._files[topic] = path.open("ab")
+            self._files[topic] = path.open("ab", buffering=0)
             if fresh:
                 _sync_folder(self._directory)
         return self._files[topic]
@@ -97,23 +114,28 @@ class FileSink:
         path = self.path(MANIFEST)
         if not path.exists():
             return None, {}
-        last: tuple[Manifest | None, dict[str, int]] = None, {}
+        last: dict[str, Any] | None = None
         whole = 0
         with path.open("rb") as file:
-            for line in file:
-                try:
-                    body = orjson.loads(line) if line.endswith(b"\n") else None
-                    if body is None:
-                        break
-                except orjson.JSONDecodeError:
+            for number, line in enumerate(file, 1):
+                body = _commit_line(line)
+                if body is None:
+                    if file.read(1):
+                        raise DiskFailed(
+                            f"{path}: line {number} is damaged, and steps were committed after it. Restore the "
+                            f"file, or give a fresh --output folder to compute everything again"
+                        )
                     break
-                last = decode_manifest(orjson.dumps(body["value"])), body["lengths"]
+                last = body
                 whole += len(line)
         _cut(path, whole)
-        for topic, length in last[1].items():
+        if last is None:
+            return None, {}
+        lengths: dict[str, int] = last["lengths"]
+        for topic, length in lengths.items():
             self._check_length(topic, length)
             self._file(topic)
-        return last
+        return decode_manifest(orjson.dumps(last["value"])), lengths
 
     def _check_length(self, topic: str, length: int) -> None:
         path = self.path(topic)
@@ -170,6 +192,15 @@ class StdoutSink:
 
     def close(self) -> None:
         pass
+
+
+def _commit_line(line: bytes) -> dict[str, Any] | None:
+    """A line of the manifest file; None when it is not a whole one."""
+    try:
+        body = orjson.loads(line) if line.endswith(b"\n") else None
+    except orjson.JSONDecodeError:
+        return None
+    return body if isinstance(body, dict) and body.keys() >= {"value", "lengths"} else None
 
 
 def encode_line(record: OutRecord, **extra: str) -> bytes:

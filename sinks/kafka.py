@@ -33,16 +33,17 @@ from ..stream.kafka.client import (
     close_quietly,
     connect,
     make,
+    never,
 )
 from ..stream.kafka.reader import Reader, read_all
 from ..stream.kafka.settings import settings, transactional_id
 from ..stream.kafka.watch import START_OVER
 from ..stream.manifest import decode_manifest, encode_manifest
-from ..stream.ports import CommitUnknown, ConfigError, ShoalError, SourceGone
+from ..stream.ports import CommitUnknown, ConfigError, ShoalError, SourceGone, Stopped
 
 log = logging.getLogger("shoal")
 
-_CLOSE_S = 2.0
+_CLOSE_S = 1.5
 _MARK = "input"
 """Header of a manifest record: which topic its ranges are about (topic id, number of partitions)."""
 _NOTHING = ("shoal_null", b"1")
@@ -60,10 +61,12 @@ class KafkaSink:
         config: Kafka,
         group: Callable[[], ConsumerGroupMetadata] | None,
         bytes_max: int = 64 << 20,
+        stopping: Callable[[], bool] = never,
     ) -> None:
         self._config = config
         self._group = group
         self._bytes_max = bytes_max
+        self._stopping = stopping
         self._producer: KafkaProducer | None = None
         self._mark = ""
         self._usable = True
@@ -71,8 +74,8 @@ class KafkaSink:
     # --- opening ----------------------------------------------------------------------------------------------
 
     def open(self) -> Manifest | None:
-        """Raises BrokerGone; ConfigError when the broker refuses the transactional id; SourceGone when the last
-        manifest is about another input topic of the same name."""
+        """Raises BrokerGone; Stopped when told to stop while waiting; ConfigError when the broker refuses the
+        transactional id; SourceGone when the last manifest is about another input topic of the same name."""
         self._mark = self._input_mark()
         self._producer = self._fence()
         found = self._last_record()
@@ -82,8 +85,9 @@ class KafkaSink:
         return decode_manifest(found.value)
 
     def _input_mark(self) -> str:
-        admin = connect(self._config, lambda: False)
-        assert admin is not None, "nobody can stop this wait"
+        admin = connect(self._config, self._stopping)
+        if admin is None:
+            raise Stopped
         try:
             topic = describe(admin, [input_topic(self._config)]).get(input_topic(self._config))
         finally:
@@ -101,14 +105,15 @@ class KafkaSink:
 
     def _fence(self) -> KafkaProducer:
         """From here on nobody else can commit with this transactional id, and nothing of theirs is pending."""
-        patience = Patience(self._config, lambda: False)
+        patience = Patience(self._config, self._stopping)
         while True:
             producer = None
             try:
                 producer = make(KafkaProducer, **self._producer_settings())
-                producer.init_transactions()
+                limit_s = self._config.delivery_timeout_ms / 1000 + 1
+                bounded(lambda made=producer: (made.init_transactions(),), limit_s, "fence", self._stopping)  # type: ignore[misc]
                 return producer
-            except KafkaError as error:
+            except (KafkaError, TimeoutError) as error:
                 if producer is not None:
                     close_quietly(lambda made=producer: made.close(timeout=1), _CLOSE_S, "producer")  # type: ignore[misc]
                 if not broker_away(error):
@@ -116,7 +121,8 @@ class KafkaSink:
                         f"transactional id {transactional_id(self._config)!r} cannot be used: {error}. Check this "
                         f"user's permissions and kafka.transaction_timeout_ms with `shoal doctor`"
                     ) from None
-                patience.pause(error)
+                if not patience.pause(error):
+                    raise Stopped from None
 
     def _producer_settings(self) -> dict[str, Any]:
         config = self._config
@@ -234,7 +240,7 @@ class KafkaSink:
 
     def _last_record(self) -> Any:
         """The newest committed manifest record, or None."""
-        reader = Reader(self._config, self._config.topic_prefix + MANIFEST)
+        reader = Reader(self._config, self._config.topic_prefix + MANIFEST, self._stopping)
         try:
             first, end = reader.bounds()[0]
             back = 16  # markers and aborted transactions stand between the last manifest and the end
@@ -250,7 +256,7 @@ class KafkaSink:
             reader.close()
 
     def manifests(self, after: int = 0) -> Iterator[Manifest]:
-        reader = Reader(self._config, self._config.topic_prefix + MANIFEST)
+        reader = Reader(self._config, self._config.topic_prefix + MANIFEST, self._stopping)
         try:
             first, end = reader.bounds()[0]
             for record in reader.read(0, _start_of(reader, first, end, after), end):

@@ -35,6 +35,11 @@ class Admitted:
 
 
 class Admission:
+    """Sets late and repeated events aside. Memory: 16 to 32 bytes per id of `dedup_max`, whatever arrives.
+
+    Ids are known by 64 bits of hash: of two that share it the second counts as a duplicate.
+    """
+
     def __init__(self, config: Features) -> None:
         self._longest = config.horizons[-1]
         self._half = config.dedup_max // 2

@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     from .pipeline import Pipeline
 
 Headers = tuple[tuple[str, bytes], ...]
+REJECT_BYTES_MAX = 3 << 20
+"""Key and value of a reject together; a larger one is cut, or it could never be written and the engine never
+get past it."""
+_REJECT_KEY_BYTES_MAX = 1 << 16  # a longer key is left out
 _JSON = ("content-type", b"application/json")
 
 
@@ -160,14 +164,15 @@ class Narrator:
         records = self._current.records
         for reject in self._rejects:
             row = reject.row
+            key, value, cut = _bounded(records.keys[row], records.values[row])
             headers = (
                 ("reason", reject.reason.value.encode()),
-                ("detail", reject.detail.encode()),
+                ("detail", (reject.detail + cut).encode()),
                 ("partition", str(int(records.partitions[row])).encode()),
                 ("offset", str(int(records.offsets[row])).encode()),
                 *_traceparent(records.traceparents.get(row)),
             )
-            yield OutRecord(REJECTED, records.keys[row], records.values[row], headers)
+            yield OutRecord(REJECTED, key, value, headers)
 
     def _headers(self, kind: str, path: str = "") -> Headers:
         """The headers that all records of a kind share."""
@@ -182,6 +187,15 @@ class Narrator:
     def _current(self) -> Step:
         assert self._step is not None, "no step to speak of: begin(step) comes first"
         return self._step
+
+
+def _bounded(key: bytes | None, value: bytes | None) -> tuple[bytes | None, bytes | None, str]:
+    """A reject that every topic of rejects takes, and what to say about it if it had to be cut for that."""
+    if len(key or b"") + len(value or b"") <= REJECT_BYTES_MAX:
+        return key, value, ""
+    key = key if len(key or b"") <= _REJECT_KEY_BYTES_MAX else None
+    value = None if value is None else value[: REJECT_BYTES_MAX - len(key or b"")]
+    return key, value, "; cut here, the whole record stands at this partition and offset of the input"
 
 
 def _traceparent(value: bytes | None) -> Headers:

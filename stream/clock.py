@@ -49,8 +49,11 @@ class Clock:
         self.now_ms = 0
         self.watermark_ms = 0
 
-    def advance(self, time_ms: I64, partitions: I32, as_of_ms: int | None) -> Clocked:
-        """Clamp future times (n,), then move time. With no events, `now` moves as far as the wall clock did."""
+    def advance(self, time_ms: I64, partitions: I32, as_of_ms: int | None, undated: bool = False) -> Clocked:
+        """Clamp future times (n,), then move time. With no events, `now` moves as far as the wall clock did.
+
+        `undated`: records came, though none with a time: no partition is silent for that.
+        """
         future, cap_ms = self._future(time_ms, as_of_ms)
         clamped = np.where(future, cap_ms, time_ms)
         behind_ms = np.zeros(len(time_ms), np.int64)
@@ -64,10 +67,17 @@ class Clock:
             self.now_ms = max(self.now_ms, int(clamped.max()))
             self._lag_ms = 0 if as_of_ms is None else as_of_ms - self.now_ms
         elif as_of_ms is not None and self.now_ms:
-            self.now_ms = max(self.now_ms, as_of_ms - self._lag_ms)
-            self._quiet = {}
+            self.now_ms, _ = self.idle(as_of_ms)
+            self._quiet = self._quiet if undated else {}
         self.watermark_ms = max(self.watermark_ms, self._slowest_ms() - self._lateness_ms)
         return Clocked(clamped, future, behind_ms)
+
+    def idle(self, as_of_ms: int) -> tuple[int, int]:
+        """`now` and `watermark` as a step without records would make them."""
+        if not self.now_ms:
+            return 0, 0
+        now_ms = max(self.now_ms, as_of_ms - self._lag_ms)
+        return now_ms, max(self.watermark_ms, now_ms - self._lateness_ms)
 
     def _future(self, time_ms: I64, as_of_ms: int | None) -> tuple[Bool, int]:
         """(n,) which times are beyond belief, and what they are clamped to."""

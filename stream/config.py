@@ -9,9 +9,9 @@ files named by a `*_file` key; they are never printed.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 from msgspec import Meta
 
+from .config_text import is_service_link, mistyped, nearest, nearly, parsed
 from .ports import ConfigError
 
 _MS_HOUR, _MS_DAY = 3_600_000, 86_400_000
@@ -277,13 +278,13 @@ def load(
                 raise ConfigError(f"{path}: [{section}] must be a table of keys, got {body!r}")
             for key in body:
                 _check_key(section, key, str(path))
+    origins: dict[str, str] = {}
     for variable, text in sorted((os.environ if environ is None else environ).items()):
         if (key_path := _VARIABLES.get(variable)) is not None:
             _put(tree, *key_path, text, variable)
-        elif variable.startswith(_PREFIXES) and variable not in SECRET_VARIABLES:
-            raise ConfigError(
-                f"{variable} names no configuration key; {_nearest(variable, list(_VARIABLES))}"
-            )
+            origins[".".join(key_path)] = variable
+        elif _is_misspelt(variable):
+            raise ConfigError(f"{variable} names no configuration key; {nearest(variable, list(_VARIABLES))}")
     for override in overrides:
         name, equals, text = override.partition("=")
         section, dot, key = name.strip().partition(".")
@@ -292,10 +293,11 @@ def load(
         _check_section(section, "--set")
         _check_key(section, key, "--set")
         _put(tree, section, key, text.strip(), f"--set {name}")
+        origins[f"{section}.{key}"] = "--set"
     try:
         config = msgspec.convert(tree, Config)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{path or 'configuration'}: {error}. See `shoal doctor --keys`.") from None
+        raise ConfigError(_mistyped(str(error), tree, origins, str(path))) from None
     _check_together(config)
     return config
 
@@ -309,35 +311,37 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
 
 
-def _nearest(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+def _is_misspelt(variable: str) -> bool:
+    """Whether somebody meant one of our variables."""
+    if not variable.startswith("SHOAL_") or variable in SECRET_VARIABLES or is_service_link(variable):
+        return False
+    return variable.startswith(_PREFIXES) or nearly(variable, list(_VARIABLES), cutoff=0.85) is not None
+
+
+def _mistyped(error: str, tree: Mapping[str, Any], origins: Mapping[str, str], path: str) -> str:
+    """msgspec's words with where the value came from."""
+    name = error.partition(" - at `$.")[2].rstrip("`")
+    section, _, rest = name.partition(".")
+    key = re.split(r"[.\[]", rest)[0]
+    hint = get_type_hints(SECTIONS[section])[key] if key else None
+    got = tree[section][key] if rest and rest == key else None
+    return f"{origins.get(f'{section}.{key}', path)}: {mistyped(error, name, got, get_args(hint))}"
 
 
 def _check_section(section: str, where: str) -> None:
     if section not in SECTIONS:
-        raise ConfigError(f"{where}: unknown section [{section}]; {_nearest(section, list(SECTIONS))}")
+        raise ConfigError(f"{where}: unknown section [{section}]; {nearest(section, list(SECTIONS))}")
 
 
 def _check_key(section: str, key: str, where: str) -> None:
     fields = SECTIONS[section].__struct_fields__
     if key not in fields:
-        raise ConfigError(f"{where}: unknown key {key!r} in [{section}]; {_nearest(key, fields)}")
+        raise ConfigError(f"{where}: unknown key {key!r} in [{section}]; {nearest(key, fields)}")
 
 
 def _put(tree: dict[str, dict[str, Any]], section: str, key: str, text: str, where: str) -> None:
     kind = type(getattr(SECTIONS[section](), key))
-    value: Any = text
-    try:
-        if kind is bool:
-            value = {"true": True, "1": True, "false": False, "0": False}[text.lower()]
-        elif kind in (int, float):
-            value = kind(text.replace("_", ""))
-        elif kind in (dict, tuple):
-            value = tomllib.loads(f"value = {text}")["value"]
-    except (ValueError, KeyError, tomllib.TOMLDecodeError):
-        raise ConfigError(f"{where}: got {text!r}, wanted a {kind.__name__}") from None
-    tree.setdefault(section, {})[key] = value
+    tree.setdefault(section, {})[key] = parsed(text, kind, where)
 
 
 def _check_together(config: Config) -> None:

@@ -11,6 +11,7 @@ Crash-only: any doubt about a commit raises and ends the process; a restart is e
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 
@@ -19,8 +20,21 @@ from .digest import content_hash
 from .events import Counts, Manifest, Output, Range, Records, Step
 from .manifest import encode_manifest
 from .pipeline import Pipeline
-from .ports import Observer, Phase, ReplayMismatch, Sink, Source, StateMismatch, Store
+from .ports import (
+    CommitUnknown,
+    Observer,
+    Phase,
+    ReplayMismatch,
+    Sink,
+    Source,
+    SourceGone,
+    State,
+    StateMismatch,
+    Stopped,
+    Store,
+)
 
+log = logging.getLogger("shoal")
 QUALITY_EVERY_S = 15.0
 
 
@@ -57,7 +71,7 @@ class Engine:
         self._wall_ms = wall_ms
         self._stopping = False
         self._closed = False  # the latest step was the closing one
-        self._last_step_s = time.monotonic()
+        self._idle_since_s = time.monotonic()
         self._last_quality_s = time.monotonic()
 
     def stop(self) -> None:
@@ -75,6 +89,11 @@ class Engine:
                 self._recover(self.sink.open())
                 self.observer.phase(Phase.RUNNING)
                 self._loop()
+        except Stopped:
+            pass
+        except CommitUnknown as error:
+            error.broker_away = error.broker_away and not self._stopping  # told to stop: nobody starts again
+            raise
         finally:
             self.observer.phase(Phase.STOPPING)
             self.source.close()
@@ -101,11 +120,11 @@ class Engine:
         with self.observer.stage("commit"):
             self.sink.commit(output)
         self._advance(output)
-        self._last_step_s = time.monotonic()
+        self._idle_since_s = time.monotonic()
         latency_s = None
         if as_of_ms is not None and output.counts.accepted:
             latency_s = max(0.0, (self._wall_ms() - self.pipeline.clock.now_ms) / 1000)
-        self.observer.committed(output, self._last_step_s - started_s, self.source.lag(), latency_s)
+        self.observer.committed(output, self._idle_since_s - started_s, self.source.lag(), latency_s)
         if self.steps % self.config.engine.snapshot_every_steps == 0:
             self._save()
 
@@ -116,10 +135,14 @@ class Engine:
         self.positions |= {r.partition: r.end for r in output.manifest.ranges}
 
     def _idle_step_due(self) -> bool:
-        """With a silent topic, empty steps let windows move and silent users decay."""
+        """With a silent topic, empty steps let windows move; none is made, or recorded, that would do nothing."""
         if not self.source.wall_clock or not self.steps:
             return False
-        return (time.monotonic() - self._last_step_s) * 1000 >= self.config.time.idle_step_ms
+        now_s = time.monotonic()
+        if (now_s - self._idle_since_s) * 1000 < self.config.time.idle_step_ms:
+            return False
+        self._idle_since_s = now_s
+        return self.pipeline.stirs(self._wall_ms())
 
     def _close(self) -> None:
         """The end of a finite input: one last step decides with what there is."""
@@ -129,21 +152,30 @@ class Engine:
     # --- recovery -------------------------------------------------------------------------------------------
 
     def _recover(self, last: Manifest | None) -> None:
-        """Bring the state to the last committed step. Raises StateMismatch, ReplayMismatch, SourceGone."""
+        """Bring the state to the last committed step. Raises StateMismatch, ReplayMismatch, SourceGone, Stopped."""
         if last is not None:
             self.observer.phase(Phase.RECOVERING)
             started_s = time.monotonic()
             self._check_compatible(last)
             self._load(last)
             first = self.steps
-            for manifest in self.sink.manifests(after=self.steps):
-                self._advance(replay(self.pipeline, self.source, manifest))
-            if self.steps != last.step:
-                raise ReplayMismatch(
-                    f"the last manifest is of step {last.step}, replay ended at {self.steps}"
-                )
+            self._replay_after(last)
             self.observer.recovered(self.steps - first, time.monotonic() - started_s)
         self.source.seek(self.positions)
+
+    def _replay_after(self, last: Manifest) -> None:
+        for manifest in self.sink.manifests(after=self.steps):
+            if self._stopping:
+                raise Stopped
+            if manifest.step != self.steps + 1:
+                raise SourceGone(
+                    f"the manifests of steps {self.steps + 1} to {manifest.step - 1} are gone, and no snapshot "
+                    f"reaches beyond them: keep the manifest topic for ever (retention.ms=-1), and start over "
+                    f"with another topic_prefix and group_id"
+                )
+            self._advance(replay(self.pipeline, self.source, manifest))
+        if self.steps != last.step:
+            raise ReplayMismatch(f"the last manifest is of step {last.step}, replay ended at {self.steps}")
 
     def _check_compatible(self, last: Manifest) -> None:
         if last.config_hash != self.pipeline.config_hash:
@@ -160,16 +192,27 @@ class Engine:
             )
 
     def _load(self, last: Manifest) -> None:
-        """The newest snapshot that belongs to this line of manifests, if there is one."""
+        """The newest snapshot that belongs to this line of manifests and can be read, if there is one."""
+        empty = self.pipeline.snapshot()
         for step, manifest_hash, state in self.store.newest(not_past=last.step):
-            recorded = last if step == last.step else next(self.sink.manifests(after=step - 1))
-            if content_hash(encode_manifest(recorded)) == manifest_hash:
-                self.pipeline.restore(state["pipeline"])
-                self.positions = {int(p): offset for p, offset in state["positions"].items()}
-                self.counts = Counts(**state["counts"])
-                self.steps = step
-                self._closed = recorded.closing
-                return
+            recorded = last if step == last.step else next(self.sink.manifests(after=step - 1), last)
+            if content_hash(encode_manifest(recorded)) != manifest_hash:
+                continue
+            try:
+                self._restore(state)
+            except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+                log.warning("snapshot of step %d has another layout (%r); trying an older one", step, error)
+                self.pipeline.restore(empty)
+                continue
+            self.steps = step
+            self._closed = recorded.closing
+            return
+
+    def _restore(self, state: State) -> None:
+        counts = Counts(**state["counts"])
+        positions = {int(p): offset for p, offset in state["positions"].items()}
+        self.pipeline.restore(state["pipeline"])
+        self.counts, self.positions = counts, positions
 
     def _save(self) -> None:
         started_s = time.monotonic()

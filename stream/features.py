@@ -28,6 +28,8 @@ _SECOND_MS, _MINUTE_MS = 1000.0, 60_000.0
 
 
 class Features:
+    """Windows, interest and scaling as one: `update` with events, then `rows`, then `scale`, then `learn`."""
+
     def __init__(self, config: Config) -> None:
         self._windows = Windows(config)
         self._interest = Interest(config)

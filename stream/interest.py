@@ -38,6 +38,8 @@ _LEFT_MIN = 0.01
 
 
 class Interest:
+    """The decayed sums of `users_max` users, and how often tokens were seen."""
+
     def __init__(self, config: Features) -> None:
         self.dim = config.interest_dim
         self._users_max = config.users_max

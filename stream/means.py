@@ -1,9 +1,9 @@
 """What groups of users are like now: means that fade with time, each row with a weight of its own.
 
 A busy user is seen a hundred times while a quiet one is seen once. If every sighting weighed the same, three
-bots in a thousand users would multiply the average several-fold. So a row weighs as much as the time for
-which it speaks: the time since its user was last learned from, an hour at most as a day (`Sightings`).
-Summed over a day, everybody then weighs about one day, however often seen; half of it is forgotten a day later.
+bots in a thousand users would multiply the average several-fold. So weights halve in a day, and a row brings
+back what its user's earlier rows have lost since the last one (`Sightings`). Then every user known for a
+day or two weighs almost 1, however often it is seen.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from .ports import State
 HALF_LIFE_MS = 86_400_000
 """One daily round: shorter, and the means would follow the time of day."""
 
-SPOKEN_MAX_MS = 86_400_000  # a row speaks for a day at most: nobody knows what was in between
-FIRST_MS = 600_000  # a first row: the user may have been there a little before it was seen
+FIRST_MS = 600_000  # a first row weighs as if its user had been there so long: it says little yet
 _FADED = 1e-12  # a mean that is all but forgotten still stands until the next row
 
 
@@ -62,6 +61,11 @@ class Means:
         """(k, d) group means, the population's where a group has no rows yet."""
         return np.where(self.weight[:, None] > 0, self.mean, self.population_mean)
 
+    def of(self, group: int) -> F64:
+        """(d,) one row of `known`."""
+        row: F64 = self.mean[group] if self.weight[group] > 0 else self.population_mean
+        return row
+
     def snapshot(self) -> State:
         return {name: _copy(getattr(self, name)) for name in _FIELDS}
 
@@ -76,8 +80,8 @@ _FIELDS = ("mean", "weight", "population_mean", "population_variance", "populati
 class Sightings:
     """When each user slot was last learned from. Memory: 8 bytes times `features.users_max`.
 
-    A slot given to another user keeps the time of the one before: that user's first row then weighs up to a
-    day instead of FIRST_MS, which is what it will weigh tomorrow.
+    A slot given to another user keeps the time of the one before: that user's first row then weighs up to 1
+    at once, which is what it will weigh in a few days.
     """
 
     def __init__(self) -> None:
@@ -92,13 +96,15 @@ class Sightings:
         return 1.0 if first else float(0.5 ** (passed_ms / HALF_LIFE_MS))
 
     def weigh(self, slots: I32, users_max: int) -> F64:
-        """Weights (n,) > 0, in hours, of rows of these slots (n,), each once; they count as seen now."""
+        """Weights (n,), 0..1 and never 0, of rows of these slots (n,), each once; they count as seen now."""
         if len(self._last_ms) < users_max:
-            self._last_ms = np.concatenate([self._last_ms, np.zeros(users_max - len(self._last_ms), np.int64)])
+            self._last_ms = np.concatenate(
+                [self._last_ms, np.zeros(users_max - len(self._last_ms), np.int64)]
+            )
         last_ms = self._last_ms[slots]
-        spoken_ms = np.where(last_ms > 0, np.clip(self._now_ms - last_ms, 1, SPOKEN_MAX_MS), FIRST_MS)
+        passed_ms = np.where(last_ms > 0, np.maximum(self._now_ms - last_ms, 1), FIRST_MS)
         self._last_ms[slots] = self._now_ms
-        return np.asarray(spoken_ms / 3_600_000, np.float64)
+        return np.asarray(1.0 - 0.5 ** (passed_ms / HALF_LIFE_MS), np.float64)
 
     def snapshot(self) -> State:
         seen = np.flatnonzero(self._last_ms)

@@ -63,6 +63,22 @@ _JOINED: Mapping[str, str] = {
 
 NOTHING_SPECIAL = "average users"
 
+RATIO_MIN = 1.3
+SHARE_GAP_MIN = 0.1
+"""What a person calls a difference: 30 % more or less of something, 10 points of a share."""
+
+
+def notable(feature: str, own: float, average: float, strictness: float = 1.0) -> bool:
+    """Whether a person who sees both numbers would call them different; 0.5 asks for half the difference.
+
+    >>> notable("night_share", 0.08, 0.06), notable("views_7d", 4.0, 3.0), notable("views_7d", 3.2, 3.0)
+    (False, True, False)
+    """
+    gap = abs(own - average)
+    if feature.endswith("_share"):
+        return gap >= strictness * SHARE_GAP_MIN
+    return gap > 0 and gap >= strictness * (RATIO_MIN - 1) * min(abs(own), abs(average))
+
 
 def quantity(feature: str) -> str:
     """What a feature measures, whatever its horizon: its name without the last word.

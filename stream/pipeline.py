@@ -29,6 +29,7 @@ from .ports import Probe, Publication, Publisher, Segmenter, State, no_probe
 from .quality import davies_bouldin, silhouette
 from .users import Users
 from .warmup import Warmup
+from .windows import window_start_ms
 from .wire import Decoder
 
 
@@ -58,6 +59,8 @@ class Pipeline:
         self.catalog = Catalog(config.membership, segmenter.k, self.features.names)
         self.narrator = Narrator(self)
         self.chain = Chain(self.config_hash)
+        self._longest = config.features.horizons[-1]
+        self._sweeps = config.features.sweep_rows_max > 0
 
     def step(self, step: Step) -> Output:
         self.narrator.begin(step)
@@ -65,7 +68,8 @@ class Pipeline:
             decoded, rejects = self.decoder.decode(step.records)
         with self.probe("admit"):
             partitions = step.records.partitions[decoded.row]
-            clocked = self.clock.advance(decoded.time_ms, partitions, step.as_of_ms)
+            undated = len(step.records) > 0 and not len(decoded)
+            clocked = self.clock.advance(decoded.time_ms, partitions, step.as_of_ms, undated)
             admitted = self.admission.admit(decoded, clocked)
             events = admitted.events
         with self.probe("windows"):
@@ -76,7 +80,7 @@ class Pipeline:
         with self.probe("rows"):
             raw = self.features.rows(touched, self.users, self.clock.now_ms)  # (t, d)
         with self.probe("warm"):
-            started = self._warm_start(raw, step)
+            started = self._warm_start(touched, raw, step)
         with self.probe("score"):
             scored = self._score(touched, raw, everybody=started or step.closing)  # (m, ...)
             moves = self._decide(scored, step)
@@ -100,11 +104,11 @@ class Pipeline:
                 part.clear(gone)
             self.users.release(gone)
 
-    def _warm_start(self, raw: F32, step: Step) -> bool:
+    def _warm_start(self, touched: I32, raw: F32, step: Step) -> bool:
         """Start scaling, encoder and centres together from the warm-up buffer, once it is full."""
         if self.warmup.done:
             return False
-        buffer = self.warmup.offer(raw, self.clock.now_ms, step.closing)
+        buffer = self.warmup.offer(touched, raw, self.clock.now_ms, step.closing)
         if buffer is None:
             return False
         self.features.learn(buffer)
@@ -169,6 +173,20 @@ class Pipeline:
         return Output(step.number, records, manifest, counts, self._gauges(moves, publication))
 
     # --- what others may ask -----------------------------------------------------------------------------
+
+    def stirs(self, as_of_ms: int) -> bool:
+        """Whether a step without records would do anything now: start, let somebody leave, or look again.
+
+        If not, such a step publishes nothing and teaches nothing, and need not be made. Cost: one look at
+        every user.
+        """
+        now_ms, watermark_ms = self.clock.idle(as_of_ms)
+        live = np.flatnonzero(self.users.last_ms).astype(np.int32)
+        if (self.users.last_ms[live] < window_start_ms(self._longest, watermark_ms)).any():
+            return True
+        if not self.warmup.done:
+            return self.warmup.due(now_ms)
+        return self._sweeps and bool(self.features.due(live, now_ms).any())
 
     def versions(self) -> dict[str, str | int]:
         return {

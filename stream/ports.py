@@ -172,6 +172,8 @@ class Store(Protocol):
 
 
 class Phase(StrEnum):
+    """What the engine is doing: a closed set, used as a metric label."""
+
     STARTING = "starting"  # connecting
     STANDBY = "standby"  # another engine of the group works
     RECOVERING = "recovering"  # replaying recorded steps
@@ -183,9 +185,8 @@ class Phase(StrEnum):
 class Observer(Protocol):
     """Who watches the engine: metrics and progress. Nothing an observer does reaches the pipeline."""
 
-    def stage(
-        self, name: str
-    ) -> AbstractContextManager[None]: ...  # poll decode admit windows rows warm score learn changes commit
+    # poll decode admit windows rows warm score learn changes commit
+    def stage(self, name: str) -> AbstractContextManager[None]: ...
     def phase(self, phase: Phase) -> None: ...
     def committed(
         self, output: Output, commit_s: float, lag: Mapping[int, int], latency_s: float | None
@@ -198,6 +199,10 @@ class Observer(Protocol):
     def quality(self, silhouette: float, davies_bouldin: float, inertia: Sequence[float]) -> None: ...
 
 
+class Stopped(Exception):
+    """Told to stop while waiting for the world: not a failure, the engine returns as if it had been idle."""
+
+
 # --- named failures of the world -------------------------------------------------------------------------
 
 
@@ -208,6 +213,8 @@ class ShoalError(Exception):
 
 
 class ConfigError(ShoalError):
+    """A setting cannot be meant: unknown, out of its bounds, or at odds with another."""
+
     exit_code = 2
 
 
@@ -218,6 +225,8 @@ class BrokerGone(ShoalError):
 
 
 class TopicsMissing(ShoalError):
+    """A topic is not there, and `kafka.create_topics` is off."""
+
     exit_code = 4
 
 
@@ -250,6 +259,8 @@ class CommitUnknown(ShoalError):
 
 
 class DiskFailed(ShoalError):
+    """An output or a snapshot could not be made durable: disk full, read-only, or broken."""
+
     exit_code = 9
 
 

@@ -39,6 +39,8 @@ class Columns(NamedTuple):
 
 
 class Scaling:
+    """Running means and variances of the columns, and what follows from them. Cost: one pass per call."""
+
     def __init__(self, columns: Columns, interest: slice, interest_weight: float, clip: float) -> None:
         self._columns = columns
         self._split = interest.start  # columns before are activity, from here on interest

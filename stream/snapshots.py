@@ -9,7 +9,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
+import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,37 +38,52 @@ class NoStore:
 
 
 class DirectoryStore:
-    """The newest `kept` snapshots in a folder."""
+    """The newest `kept` snapshots in a folder, one engine's. Raises DiskFailed when it cannot be written.
+
+    After that a snapshot that fails is a warning, not an end: what was committed is safe without it, and only
+    the next recovery takes longer.
+    """
 
     def __init__(self, directory: Path, kept: int) -> None:
         self._directory = directory
         self._kept = kept
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            for torn in directory.glob("snapshot-*.tmp"):  # of a process that was killed
+                torn.unlink()
+            with tempfile.TemporaryFile(dir=directory):
+                pass
+        except OSError as error:
+            raise DiskFailed(
+                f"engine.state_dir {directory}: {error.strerror}. Name a folder that this user may write to"
+            ) from None
 
     def save(self, step: int, manifest_hash: str, state: State) -> int:
-        """Write one snapshot, atomically; its size in bytes. Raises DiskFailed."""
+        """Write one snapshot, atomically; its size in bytes, 0 when the disk refused."""
         data = pack({"step": step, "manifest_hash": manifest_hash, "state": state})
         digest = hashlib.blake2b(data, digest_size=8).hexdigest()
         path = self._directory / f"snapshot-{step:012d}-{digest}.safetensors"
         temporary = path.with_suffix(".tmp")
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.rename(path)
-            folder = os.open(self._directory, os.O_RDONLY)
-            os.fsync(folder)
-            os.close(folder)
-            for old in self._paths()[self._kept :]:
-                old.unlink()
+            _write_durably(temporary, path, data)
+            self._remove_old(step)
         except OSError as error:
-            raise DiskFailed(f"{path}: snapshot could not be written: {error.strerror}") from None
+            log.warning("snapshot %s could not be written (%s); going on without it", path, error.strerror)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            return 0
         return len(data)
+
+    def _remove_old(self, step: int) -> None:
+        """Nothing is later than the step just saved, except in a history that was given up."""
+        paths = self._paths()
+        later = [path for path in paths if _step_of(path) > step]
+        for path in later + paths[len(later) + self._kept :]:
+            path.unlink()
 
     def newest(self, not_past: int) -> Iterator[tuple[int, str, State]]:
         for path in self._paths():
-            if int(path.name.split("-")[1]) > not_past:
+            if _step_of(path) > not_past:
                 continue
             try:
                 data = path.read_bytes()
@@ -78,7 +96,30 @@ class DirectoryStore:
             yield body["step"], body["manifest_hash"], body["state"]
 
     def _paths(self) -> list[Path]:
-        return sorted(self._directory.glob("snapshot-*-*.safetensors"), reverse=True)
+        """Newest first."""
+        found = self._directory.glob("snapshot-*-*.safetensors")
+        return sorted((path for path in found if _NAME.fullmatch(path.name)), reverse=True)
+
+
+_NAME = re.compile(r"snapshot-(\d{12})-[0-9a-f]{16}\.safetensors")
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.split("-")[1])
+
+
+def _write_durably(temporary: Path, path: Path, data: bytes) -> None:
+    """All of `data` under its name, or an OSError and nothing under that name."""
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def pack(tree: State) -> bytes:

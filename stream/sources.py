@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import os
 import select
+import stat
 import sys
 import time
 import zlib
@@ -25,6 +26,9 @@ from .ports import InputError, SourceGone
 _CHUNK_BYTES = 1 << 20
 LINE_BYTES_MAX = 1 << 25
 """A longer line is cut here; it is far beyond `input.value_max_bytes` and rejected as `size` anyway."""
+
+STEP_BYTES_MAX = 64 << 20
+"""Lines of one poll hold at most this much together, however many were asked for; one line is always given."""
 
 Poll = tuple[Records, tuple[Range, ...]]
 
@@ -132,6 +136,8 @@ class FileSource:
         self._close_replay()
         target = positions.get(0, 0)
         assert self._lines is not None, "open before seek"
+        if self._path == "-" and target:
+            raise _gone_stdin()
         if target < self._next:
             self._lines.close()
             self._lines, self._next = _Lines(self._path, self._follow), 0
@@ -152,7 +158,7 @@ class FileSource:
 
     def _read(self, r: Range) -> Records:
         if self._path == "-":
-            raise SourceGone("stdin cannot be read a second time; give the file, or a fresh --output folder")
+            raise _gone_stdin()
         if self._replay is None or self._replay[0] > r.start:
             self._close_replay()
             self._replay = (0, _Lines(self._path, follow=False))
@@ -192,6 +198,10 @@ class FileSource:
             self._replay = None
 
 
+def _gone_stdin() -> SourceGone:
+    return SourceGone("stdin cannot be read a second time; give the file, or a fresh --output folder")
+
+
 class _Lines:
     """Lines of a byte stream without their line ends; None at the end of what is not followed."""
 
@@ -200,12 +210,13 @@ class _Lines:
         self._follow = follow
         self._raw = _open(path)
         self._ready: deque[bytes] = deque()
+        self._ready_bytes = 0
         self._rest = b""
         self._ended = False
 
     def take(self, max_lines: int, timeout_s: float) -> list[bytes] | None:
         deadline = time.monotonic() + timeout_s
-        while len(self._ready) < max_lines and not self._ended:
+        while len(self._ready) < max_lines and self._ready_bytes <= STEP_BYTES_MAX and not self._ended:
             wait_s = deadline - time.monotonic()
             chunk = self._chunk(max(0.0, wait_s))
             if chunk:
@@ -218,11 +229,22 @@ class _Lines:
             else:
                 self._ended = True
                 if self._rest:
-                    self._ready.append(self._rest)
-                    self._rest = b""
+                    self._split(b"\n")
         if self._ended and not self._ready:
             return None
-        return [self._ready.popleft() for _ in range(min(max_lines, len(self._ready)))]
+        return self._give(max_lines)
+
+    def _give(self, max_lines: int) -> list[bytes]:
+        """The next lines, as many as fit: a function of the lines alone, however far was read ahead."""
+        lines: list[bytes] = []
+        size = 0
+        while self._ready and len(lines) < max_lines:
+            size += len(self._ready[0])
+            if lines and size > STEP_BYTES_MAX:
+                break
+            lines.append(self._ready.popleft())
+        self._ready_bytes -= sum(map(len, lines))
+        return lines
 
     def _chunk(self, wait_s: float) -> bytes | None:
         """The next bytes; b"" at the end; None when a pipe has nothing yet."""
@@ -231,13 +253,26 @@ class _Lines:
         try:
             if isinstance(self._raw, gzip.GzipFile):
                 return self._raw.read1(_CHUNK_BYTES)
-            return os.read(self._raw.fileno(), _CHUNK_BYTES)
+            chunk = os.read(self._raw.fileno(), _CHUNK_BYTES)
+            if not chunk and self._follow and self._path != "-":
+                self._check_not_shorter()
+            return chunk
         except (OSError, EOFError, zlib.error) as error:
             raise InputError(f"{self._path}: cannot be read further: {error}") from None
 
+    def _check_not_shorter(self) -> None:
+        file = self._raw.fileno()
+        if stat.S_ISREG(os.fstat(file).st_mode) and os.fstat(file).st_size < os.lseek(file, 0, os.SEEK_CUR):
+            raise SourceGone(
+                f"{self._path}: became shorter while it was followed; it was cut or written anew. Start over "
+                f"with a fresh --output folder"
+            )
+
     def _split(self, chunk: bytes) -> None:
         *lines, self._rest = (self._rest + chunk).split(b"\n")
-        self._ready.extend(line.removesuffix(b"\r")[:LINE_BYTES_MAX] for line in lines)
+        lines = [line.removesuffix(b"\r")[:LINE_BYTES_MAX] for line in lines]
+        self._ready.extend(lines)
+        self._ready_bytes += sum(map(len, lines))
         if len(self._rest) > 2 * LINE_BYTES_MAX:  # memory stays bounded, whatever the file holds
             self._rest = self._rest[:LINE_BYTES_MAX]
 

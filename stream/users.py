@@ -25,7 +25,9 @@ _NEVER = np.iinfo(np.int64).max
 
 
 class Windowed(Protocol):
-    def due(self, slots: I32, now_ms: int) -> Bool: ...
+    """Who knows which users' rows have changed without an event."""
+
+    def due(self, slots: I32, now_ms: int) -> Bool: ...  # (m,) -> (m,)
 
 
 class Users:
@@ -77,6 +79,7 @@ class Users:
         return slot
 
     def slot(self, name: str) -> int | None:
+        """Where a user is kept; None for one who is not."""
         return self._slot_of.get(name)
 
     def names(self, slots: I32) -> list[str]:
@@ -135,6 +138,7 @@ class Users:
         return ((cursor + np.arange(length)) % n).astype(np.int32), (cursor + length) % n
 
     def release(self, slots: I32) -> None:
+        """Forget these users; their slots are given to the next new ones, the last one first."""
         for slot in slots.tolist():
             del self._slot_of[self._name_of[slot]]
             self._name_of[slot] = ""

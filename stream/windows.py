@@ -47,6 +47,7 @@ _PRIOR = 4.0  # events' worth of an even day mixed into the shares: one visit is
 
 
 def tile_ms(horizon: Horizon) -> int:
+    """Width of a tile: also how much longer than asked for nothing is remembered."""
     return horizon.window_ms // horizon.tiles
 
 
@@ -131,11 +132,12 @@ class Windows:
         _fill(self._slab, self._grid, self._heads, _ESTIMATE, slots, out)
 
     def due(self, slots: I32, now_ms: int) -> Bool:
-        """(m,) whose windows have lost something since they were last touched or read."""
-        edges = np.maximum(self._heads, now_ms // self._grid.tile_ms) - self._grid.tiles
+        """(m,) whose windows have lost something since they were last touched or read. `now_ms` as in `fill`."""
+        edges = now_ms // self._grid.tile_ms - self._grid.tiles
         return np.asarray(_due(self._slab.count_totals, self._slab.oldest, edges, slots), np.bool_)
 
     def clear(self, slots: I32) -> None:
+        """Forget these users: their slots will be given to others."""
         for array in self._slab:
             array[slots] = 0
 

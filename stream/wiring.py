@@ -58,7 +58,8 @@ def kafka_ports(config: Config, on_phase: Callable[[Phase], None] | None = None)
     from .kafka.source import KafkaSource
 
     source = KafkaSource(config.kafka, on_phase)
-    return source, KafkaSink(config.kafka, source.group_metadata, config.engine.step_bytes_max)
+    sink = KafkaSink(config.kafka, source.group_metadata, config.engine.step_bytes_max, source.stopping)
+    return source, sink
 
 
 def kafka_reader_ports(config: Config) -> tuple[Source, Sink]:

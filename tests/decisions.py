@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+from made import Touch, columns
 
 from shoal.stream.attribution import Attribution
 from shoal.stream.catalog import Catalog
 from shoal.stream.changes import Narrator
 from shoal.stream.config import Membership as Config
-from shoal.stream.events import CHANNELS, Events, Range, Records, Scored, Step
+from shoal.stream.events import Range, Records, Scored, Step
 from shoal.stream.membership import Membership
 
 NAMES = (
@@ -42,21 +44,10 @@ def scored(slots, points, centres, touched=None, raw=None):
 def events(users, times=None, labels=None, kinds=None, rows=None):
     """Events (n,) of these users; without items, money or tokens."""
     n = len(users)
-    return Events(
-        row=np.arange(n, dtype=np.int32) if rows is None else np.asarray(rows, np.int32),
-        users=list(users),
-        event_key=np.arange(n, dtype=np.uint64),
-        channel=np.array([CHANNELS.index(k) for k in (kinds or ["view"] * n)], np.int8),
-        sign=np.ones(n, np.int8),
-        time_ms=np.asarray(times if times is not None else np.arange(n), np.int64),
-        value=np.zeros(n),
-        quantity=np.zeros(n),
-        dwell_ms=np.zeros(n, np.int64),
-        item=np.zeros(n, np.uint64),
-        token_ptr=np.zeros(n + 1, np.int32),
-        token=np.empty(0, np.uint64),
-        labels=list(labels or [""] * n),
-    )
+    touches = map(Touch, users, range(n) if times is None else times, kinds or ["view"] * n)
+    made = columns(list(touches))
+    row = made.row if rows is None else np.asarray(rows, np.int32)
+    return replace(made, row=row, event_key=np.arange(n, dtype=np.uint64), labels=list(labels or [""] * n))
 
 
 class FakePublisher:

@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 from broker import Broker
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from made import manifest
 
 from shoal.stream.config import Kafka
-from shoal.stream.events import Counts, Manifest, Output, OutRecord, Range
+from shoal.stream.events import Counts, Output, OutRecord, Range
 from shoal.stream.kafka.admin import create, wanted
 
 
@@ -79,20 +80,10 @@ def read_committed(config: Kafka, topic: str) -> list[Any]:
 
 def output(step: int, records: Sequence[OutRecord] = (), ranges: Sequence[Range] = ()) -> Output:
     """A step's output; what it decided does not matter to a sink."""
-    manifest = Manifest(
-        step=step,
-        ranges=tuple(ranges),
-        as_of_ms=1_700_000_000_000 + step,
-        closing=False,
-        config_hash="c",
-        versions={"features": "f", "encoder": 0, "segmenter": 1},
-        watermark_ms=step,
-        counts=Counts(records=3, accepted=2, rejected={"json": 1}, by_type={"view": 2}),
-        previous_hash=f"{step - 1}" if step > 1 else "",
-        output_hash="o",
-        state_hash=f"s{step}",
-    )
-    return Output(step, tuple(records), manifest, manifest.counts, {})
+    counts = Counts(records=3, accepted=2, rejected={"json": 1}, by_type={"view": 2})
+    as_of_ms = 1_700_000_000_000 + step
+    made = manifest(step, ranges=tuple(ranges), as_of_ms=as_of_ms, watermark_ms=step, counts=counts)
+    return Output(step, tuple(records), made, counts, {})
 
 
 def eventually(condition: Callable[[], Any], within_s: float = 20.0) -> Any:

@@ -1,4 +1,4 @@
-"""Events made by hand or at random, as the columns that the pure half reads."""
+"""Facts made by hand: events as the columns that the pure half reads, and manifests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import xxhash
 
 from shoal.stream.config import Features, Horizon
-from shoal.stream.events import TYPE_CODES, Events
+from shoal.stream.events import TYPE_CODES, Counts, Events, Manifest, Range
 
 T0 = 1_699_999_200_000  # a whole hour
 HORIZONS = (
@@ -37,6 +37,24 @@ class Touch:
     item: str = ""
     tokens: tuple[str, ...] = ()
     key: str = ""
+
+
+def manifest(step: int, **changes: object) -> Manifest:
+    """Of a step about which only `changes` matter; what is hashed shows nowhere."""
+    base: dict[str, object] = {
+        "step": step,
+        "ranges": (Range(0, 0, 1),),
+        "as_of_ms": None,
+        "closing": False,
+        "config_hash": "c",
+        "versions": {"features": "f", "encoder": 0, "segmenter": 1},
+        "watermark_ms": 0,
+        "counts": Counts(),
+        "previous_hash": f"{step - 1}" if step > 1 else "",
+        "output_hash": "o",
+        "state_hash": f"s{step}",
+    }
+    return Manifest(**(base | changes))  # type: ignore[arg-type]
 
 
 def hashed(text: str) -> int:

@@ -152,6 +152,7 @@ def test_mapped_fields_may_be_looser_than_the_contract_and_no_looser_than_that()
         ("u", 1.5),
         ("u", True),
         ("u", []),
+        ("u", 10**40),
         ("v", "NaN"),
         ("v", "1e999"),
         ("v", "1_0"),
@@ -183,6 +184,13 @@ def test_constants_fill_what_is_absent_and_nothing_else() -> None:
     assert events.value.tolist() == [2.5, 7.0, 2.5]
     assert events.token.tolist() == [key("i:a"), key("c:all"), key("b:house")] * 2
     assert events.labels == ["all", "all", ""]
+
+
+def test_constants_leave_what_an_item_says_itself() -> None:
+    config = Input(field_map={"items": "lines"}, constants={"item_brand": "house"})
+    base = {"event_id": "1", "type": "view", "user_id": "u", "event_time": 1_700_000_000_000}
+    events = one(config, base | {"lines": [{"id": "a", "brand": "own"}, {"id": "b"}]})
+    assert events.token.tolist() == [key(t) for t in ("i:a", "b:own", "i:b", "b:house")]
 
 
 @pytest.mark.parametrize(
@@ -345,6 +353,14 @@ def test_a_segment_product_event_is_about_the_product_in_its_properties() -> Non
     assert events.token.tolist() == [key("i:507"), key("c:Games")]
 
 
+def test_a_segment_event_happened_at_its_corrected_time() -> None:
+    """`timestamp` has the clock error of the device taken out, `originalTimestamp` has not."""
+    times = {"timestamp": "2024-01-01T00:00:01Z", "originalTimestamp": "2024-01-01T09:00:00Z"}
+    view = TRACK | {"event": "Product Viewed"} | times
+    corrected, raw = one(SEGMENT, view), one(SEGMENT, view | {"timestamp": None})
+    assert raw.time_ms[0] - corrected.time_ms[0] == 9 * 3_600_000 - 1000
+
+
 def test_a_segment_search_and_a_call_without_properties_touch_nothing() -> None:
     search = TRACK | {"event": "Products Searched", "properties": {"query": "blue hotpants"}}
     events, rejects = decode(
@@ -420,6 +436,23 @@ def test_a_ga4_view_is_in_microseconds_of_an_anonymous_user() -> None:
     assert events.time_ms.tolist() == [1_709_208_000_123]
     assert events.token.tolist() == [key(t) for t in ("i:SKU_1", "c:Apparel", "c:Apparel/Hats", "b:Google")]
     assert events.dwell_ms.tolist() == [1234]
+
+
+def test_ga4_says_not_set_where_a_category_is_absent() -> None:
+    item = {"item_id": "1", "item_category": "Apparel", "item_category2": "(not set)", "item_category3": ""}
+    events = one(GA4, VIEW_ITEM | {"items": [item]})
+    assert events.token.tolist() == [key("i:1"), key("c:Apparel")]
+
+
+def test_ga4_integers_of_64_bits_may_be_text() -> None:
+    items = [{"item_id": "1", "quantity": "-9223372036854775808"}]
+    assert one(GA4, VIEW_ITEM | {"items": items}).clamped == 1
+
+
+def test_a_time_that_the_map_reads_elsewhere_is_in_the_configured_unit() -> None:
+    """GA4's microseconds are those of its own field."""
+    config = Input(convention="ga4", field_map={"event_time": "sent_at"}, time_unit="s")
+    assert one(config, VIEW_ITEM | {"sent_at": 1_700_000_000}).time_ms.tolist() == [1_700_000_000_000]
 
 
 def test_ga4_engagement_is_dwell_and_integers_may_be_text() -> None:

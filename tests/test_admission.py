@@ -123,6 +123,18 @@ def test_no_events_are_no_trouble() -> None:
     assert (len(got.events), got.late, got.duplicates, got.future, got.by_type()) == (0, 0, 0, 0, {})
 
 
+def test_a_restored_generation_is_as_full_as_it_was() -> None:
+    """It is given up after the same id as without the restart; a table that never is would fill up."""
+    live, restored = Admission(CONFIG), Admission(CONFIG)
+    admit(live, keys(*range(300)), T0)
+    restored.restore(live.snapshot())
+    for admission in (live, restored):
+        admit(admission, keys(*range(300, 600)), T0)
+    assert [len(ids) for ids in restored.snapshot().values()] == [600 - 512, 512]
+    for name, ids in live.snapshot().items():
+        np.testing.assert_array_equal(ids, restored.snapshot()[name])
+
+
 @given(st.lists(st.integers(0, 2000), max_size=3000), st.lists(st.integers(0, 2000), max_size=1500))
 @settings(max_examples=20, deadline=None)
 def test_a_restored_snapshot_continues_as_if_nothing_happened(before: list[int], after: list[int]) -> None:

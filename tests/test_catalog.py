@@ -6,13 +6,13 @@ from decisions import NAMES, events, scored
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.stream import catalog as catalog_module
-from shoal.stream.catalog import Catalog, Means, group_sums
+from shoal.stream.catalog import Catalog, standing
 from shoal.stream.config import Membership as Config
 from shoal.stream.labels import LABEL_CHARS_MAX, Labels, readable
-from shoal.stream.naming import NOTHING_SPECIAL, PHRASES, compose, family, phrase, quantity
+from shoal.stream.naming import NOTHING_SPECIAL, PHRASES, compose, family, notable, phrase, quantity
 
 D = len(NAMES)
+HOUR_MS = 3_600_000
 
 
 def rows_of(*groups):
@@ -30,10 +30,11 @@ def learned(*groups, labels=None, **config):
     return catalog
 
 
-def learn(catalog, rows, centres, labels=None, touched=None):
+def learn(catalog, rows, centres, labels=None, touched=None, hour=0):
+    """One step in which every user is scored and has one event, at this hour of stream time."""
     n = len(rows)
     slots = np.arange(n, dtype=np.int32)
-    told = events([f"u{i}" for i in range(n)], labels=labels)
+    told = events([f"u{i}" for i in range(n)], times=np.full(n, 1 + hour * HOUR_MS), labels=labels)
     batch = scored(slots, rows, np.zeros((2, D)), touched)
     catalog.learn(centres, slots, told, batch)
 
@@ -46,60 +47,31 @@ def refresh(catalog):
 BUYERS, BROWSERS, PLAIN = [5, 5, 0, 0, 0, 0], [0, 0, 5, 0, 0, 0], [0, 0, 0, 0, 0, 0]
 
 
-# --- means -----------------------------------------------------------------------------------------------
+# --- what is learned ---------------------------------------------------------------------------------------
 
 
-@given(
-    st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=20), min_size=1, max_size=5), st.integers(0, 9)
-)
-@settings(max_examples=60, deadline=None)
-def test_means_equal_a_recount_while_memory_lasts(steps, seed):
-    """However the rows are cut into steps, group means, population mean and variance are the plain ones."""
-    rng = np.random.default_rng(seed)
-    means, rows, groups = Means(4, 3), [], []
-    for step in steps:
-        batch = rng.normal(5, 2, (len(step), 3)).astype(np.float32)
-        means.learn(batch, np.array(step, np.int32))
-        rows.append(batch)
-        groups += step
-    rows, groups = np.concatenate(rows).astype(np.float64), np.array(groups)
-    np.testing.assert_allclose(means.population_mean, rows.mean(axis=0), rtol=1e-9)
-    np.testing.assert_allclose(means.population_variance, rows.var(axis=0), rtol=1e-7, atol=1e-12)
-    for group in range(4):
-        wanted = rows[groups == group] if (groups == group).any() else rows
-        np.testing.assert_allclose(means.known()[group], wanted.mean(axis=0), rtol=1e-9)
-        assert means.weight[group] == (groups == group).sum()
-
-
-def test_means_forget_at_the_pace_of_their_memory(monkeypatch):
-    """Beyond MEMORY_ROWS old rows fade: after many new ones the mean is theirs."""
-    monkeypatch.setattr(catalog_module, "MEMORY_ROWS", 10)
-    means = Means(1, 1)
-    means.learn(np.zeros((10, 1), np.float32), np.zeros(10, np.int32))
-    for _ in range(20):
-        means.learn(np.ones((5, 1), np.float32), np.zeros(5, np.int32))
-    assert means.weight[0] == 10
-    assert means.mean[0, 0] == pytest.approx(1.0, abs=1e-5)
-    assert means.population_variance[0] < 0.01
-
-
-def test_group_sums_equal_the_plain_loop():
-    rows = np.arange(12, dtype=np.float32).reshape(4, 3)
-    assert group_sums(rows, np.array([1, 0, 1, 1], np.int32), 3).tolist() == [
-        [3, 4, 5],
-        [15, 18, 21],
-        [0, 0, 0],
-    ]
-
-
-def test_silent_rows_are_learned_only_at_the_very_start():
-    """The first step has nothing else to know a segment by; later, only touched users teach."""
-    rows, centres = rows_of((BUYERS, 4), (PLAIN, 4))
+def test_everybody_weighs_the_same_however_often_it_is_seen():
+    """A bot in every step of a day, among users who are seen twice: the average is theirs."""
     catalog = Catalog(Config(), 2, NAMES)
-    learn(catalog, rows, centres, touched=1)
-    assert catalog.raw.weight.tolist() == [4, 4]
-    learn(catalog, rows, centres, touched=1)
-    assert catalog.raw.weight.tolist() == [5, 4]
+    users, bot = np.zeros((20, D), np.float32), np.full((1, D), 1000, np.float32)
+    everybody, centres = np.concatenate([bot, users]), np.array([1] + [0] * 20, np.int32)
+    learn(catalog, everybody, centres)
+    for hour in range(1, 24):
+        learn(catalog, bot, centres[:1], hour=hour)
+    learn(catalog, everybody, centres, hour=24)
+    assert catalog.raw.population_mean[0] == pytest.approx(1000 / 21, rel=0.1)
+    assert catalog.raw.known()[:, 0].tolist() == pytest.approx([0, 1000])
+
+
+def test_silent_users_are_part_of_what_a_segment_is():
+    """Their rows are learned like any other; only rows of touched users bring the next refresh nearer."""
+    rows, centres = rows_of((BUYERS, 4), (PLAIN, 4))
+    catalog = Catalog(Config(catalog_every_rows=3), 2, NAMES)
+    learn(catalog, rows, centres, touched=2)
+    assert [p.rows for p in refresh(catalog)] == [4, 4]
+    assert not catalog.due
+    learn(catalog, rows, centres, touched=3)
+    assert catalog.due
 
 
 def test_users_in_no_segment_teach_nothing():
@@ -170,11 +142,66 @@ def test_names_stay_while_what_they_say_holds():
     catalog = learned((BUYERS, 50), (BROWSERS, 50))
     first = [p.name for p in refresh(catalog)]
     rows, centres = rows_of(([3, 3, 0, 2, 0, 0], 50), (BROWSERS, 50))
-    learn(catalog, rows, centres)
+    learn(catalog, rows, centres, hour=1)
     assert [p.name for p in refresh(catalog)] == first
-    for _ in range(40):
-        learn(catalog, *rows_of(([0, 0, 0, 5, 0, 0], 50), (BROWSERS, 50)))
+    for hour in range(2, 240, 24):
+        learn(catalog, *rows_of(([0, 0, 0, 5, 0, 0], 50), (BROWSERS, 50)), hour=hour)
     assert refresh(catalog)[0].name != first[0]
+
+
+def test_a_name_needs_a_difference_that_the_plain_numbers_show():
+    """8 % of the nights against 6 % is no habit, however far apart the deviations are."""
+    catalog = learned(([3, 3, 0, 0.14, 0, 0], 50), ([3, 3, 0, 0.06, 0, 0], 50))
+    catalog.scaled.population_variance[3] = 0.0004
+    assert next(p.name for p in refresh(catalog)) == NOTHING_SPECIAL
+    assert all(t.feature != "evening_share" for p in refresh(catalog) for t in p.traits)
+    far = learned(([3, 3, 0, 0.5, 0, 0], 50), ([3, 3, 0, 0.1, 0, 0], 50))
+    assert "evenings" in refresh(far)[0].name
+
+
+def test_a_taste_that_shows_only_later_still_gets_into_the_name():
+    """At the start no labels are counted yet; a name is given anew once for a strong one, and then stays."""
+    catalog = learned(*[(BUYERS, 50)], *[(PLAIN, 50)] * 5)
+    assert "toys" not in refresh(catalog)[0].name
+    rows, centres = rows_of((BUYERS, 50), *[(PLAIN, 50)] * 5)
+    words = ["toys"] * 50 + ["books"] * 250
+    for hour in range(1, 3):
+        learn(catalog, rows, centres, words, hour=hour)
+    assert refresh(catalog)[0].name == "frequent buyers of toys"
+    learn(catalog, rows, centres, words, hour=4)
+    assert refresh(catalog)[0].name == "frequent buyers of toys"
+
+
+def test_what_is_notable_is_a_third_more_or_ten_points():
+    assert notable("views_7d", 4, 3)
+    assert not notable("views_7d", 3.5, 3)
+    assert notable("night_share", 0.22, 0.11)
+    assert not notable("night_share", 0.08, 0.06)
+    assert notable("night_share", 0.17, 0.11, strictness=0.5)
+    assert notable("money_7d", 0, 10)
+    assert not notable("money_7d", 0, 0)
+
+
+def test_a_name_says_first_what_other_segments_have_not_got():
+    """Two segments that both buy much: the one that also browses is called after its browsing."""
+    both = [6, 6, 5, 0, 0, 0]
+    catalog = learned((both, 50), ([6.2, 6.2, 0, 0, 0, 0], 50), (PLAIN, 50), (PLAIN, 50))
+    names = [p.name for p in refresh(catalog)]
+    assert names[0].startswith("keen browsers")
+    assert names[1].startswith("frequent buyers")
+
+
+@given(st.lists(st.lists(st.floats(-3, 3), min_size=2, max_size=2), min_size=1, max_size=6))
+@settings(max_examples=60, deadline=None)
+def test_standing_equals_the_plain_calculation(z):
+    """|z|, times its share of the sum with the strongest rival on the same side."""
+    got = standing(np.array(z))
+    for c, row in enumerate(z):
+        for j, own in enumerate(row):
+            rivals = [other[j] for i, other in enumerate(z) if i != c and other[j] * own > 0]
+            rival = max(map(abs, rivals), default=0.0)
+            wanted = abs(own) * abs(own) / (abs(own) + rival) if own else 0.0
+            assert got[c, j] == pytest.approx(wanted, abs=1e-300)
 
 
 def test_it_takes_less_to_keep_a_name_than_to_get_it():
@@ -313,13 +340,13 @@ def test_restore_continues_as_if_nothing_had_happened():
     """The same profiles and names after restore(snapshot()); the snapshot does not change meanwhile."""
     one = learned((BUYERS, 30), (BROWSERS, 30), labels=["toys"] * 30 + ["books"] * 30, catalog_every_rows=100)
     refresh(one)
-    learn(one, *rows_of((BUYERS, 25), (BROWSERS, 25)))
+    learn(one, *rows_of((BUYERS, 25), (BROWSERS, 25)), hour=3)
     state = one.snapshot()
     rows, centres = rows_of(([1, 2, 3, 0, 0, 0], 30), (PLAIN, 30))
     other = learned((PLAIN, 3), (PLAIN, 3), labels=["other"] * 6, catalog_every_rows=100)
-    learn(one, rows, centres, labels=["food"] * 60)
+    learn(one, rows, centres, labels=["food"] * 60, hour=9)
     other.restore(state)
-    learn(other, rows, centres, labels=["food"] * 60)
+    learn(other, rows, centres, labels=["food"] * 60, hour=9)
     assert (one.due, other.due) == (True, True)
     assert refresh(one) == refresh(other)
     assert [p.name for p in refresh(one)] == one.segment_names

@@ -10,7 +10,7 @@ from decisions import NAMES, Stage, events
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.stream import catalog, explain, labels, naming, values
+from shoal.stream import explain, labels, naming, values
 from shoal.stream.catalog import Catalog
 from shoal.stream.config import Membership as Config
 from shoal.stream.events import CATALOG, CHANGES, LINEAGE, MEMBERS, REJECTED, Reason, Records, Reject, Step
@@ -104,14 +104,14 @@ def test_births_and_profiles_carry_the_same_names_as_the_changes():
     assert [r.key for r in of(records, CATALOG)] == [b"1", b"2", b"3"]
 
 
-def test_a_new_name_is_announced_before_it_is_used(monkeypatch):
+def test_a_new_name_is_announced_before_it_is_used():
     """When the members of two segments swap their ways, renames stand before the profiles."""
-    monkeypatch.setattr(catalog, "MEMORY_ROWS", 2)
     names = ("purchase_count_7d", "view_count_7d")
     stage = Stage([[0.0, 0.0], [10.0, 0.0]], names=names, catalog_every_rows=4, confirmations=99)
-    stage.step([0, 1, 2, 3], [[0, 0], [0, 0], [10, 0], [10, 0]])
+    stage.step([0, 1, 2, 3], [[0, 0], [0, 0], [10, 0], [10, 0]], told=events(["user-0"], times=[1]))
     assert stage.catalog.segment_names == ["rare buyers", "frequent buyers"]
-    records = stage.step([0, 1, 2, 3], [[10, 0], [10, 0], [0, 0], [0, 0]])
+    later = events(["user-0"], times=[10 * 86_400_000])  # what was is forgotten by then
+    records = stage.step([0, 1, 2, 3], [[10, 0], [10, 0], [0, 0], [0, 0]], told=later)
     assert [r.topic for r in records] == [LINEAGE] * 2 + [CATALOG] * 2
     assert [
         (b["kind"], b["lineage_id"], b["previous_name"], b["name"]) for b in bodies(records, LINEAGE)
@@ -257,8 +257,12 @@ def test_explanations_equal_the_plain_calculation(seed):
     rng = np.random.default_rng(seed)
     d = len(NAMES)
     catalog = Catalog(Config(), 3, NAMES)
-    catalog.scaled.learn(rng.normal(size=(30, d)).astype(np.float32), rng.integers(0, 3, 30).astype(np.int32))
-    catalog.raw.learn(rng.normal(5, 2, (30, d)).astype(np.float32), rng.integers(0, 3, 30).astype(np.int32))
+    catalog.scaled.learn(
+        rng.normal(size=(30, d)).astype(np.float32), rng.integers(0, 3, 30).astype(np.int32), np.ones(30)
+    )
+    catalog.raw.learn(
+        rng.normal(5, 2, (30, d)).astype(np.float32), rng.integers(0, 3, 30).astype(np.int32), np.ones(30)
+    )
     raw, x = rng.normal(5, 2, (4, d)).astype(np.float32), rng.normal(size=(4, d)).astype(np.float32)
     before, after = np.array([-1, 0, 1, 2], np.int32), np.array([1, 1, 2, 0], np.int32)
     got = explain_rows(catalog, raw, x, before, after)

@@ -34,8 +34,13 @@ def test_flags_win_over_variables_and_variables_over_the_file(tmp_path):
     [
         ("[segmentr]\nsegments = 3\n", ["segmentr", "did you mean 'segmenter'"]),
         ("[segmenter]\nsegment = 3\n", ["'segment'", "did you mean 'segments'"]),
-        ("[segmenter]\nsegments = 'many'\n", ["segments", "int"]),
-        ("[segmenter]\nsegments = 0\n", ["segments"]),
+        ("[segmenter]\nsegments = 'many'\n", ["segmenter.segments: got 'many', wanted a whole number"]),
+        (
+            "[segmenter]\nsegments = 0\n",
+            ["shoal.toml: segmenter.segments: got 0, wanted a whole number >= 1"],
+        ),
+        ("[kafka]\nsecurity_protocol = 'TLS'\n", ["got 'TLS', wanted one of PLAINTEXT, SSL"]),
+        ("[features]\nhorizons = [{name='a', window_ms='x', tiles=1}]\n", ["horizons[0].window_ms: wanted"]),
         ("segments = 0\n", ["segments"]),
         ("[segmenter\n", ["not valid TOML"]),
         ("[features]\nhorizons = [{name='a', window_ms=1000, tiles=3}]\n", ["multiple", "3 tiles"]),
@@ -56,6 +61,29 @@ def test_a_variable_that_names_no_key_is_refused(tmp_path):
     """A typing error in the environment is not passed over in silence."""
     with pytest.raises(ConfigError, match="SHOAL_SEGMENTER_SEGMENT"):
         _load("", tmp_path, {"SHOAL_SEGMENTER_SEGMENT": "3"})
+
+
+def test_a_misspelt_section_in_the_environment_is_refused_too():
+    """The whole variable counts, not only what follows a known section."""
+    with pytest.raises(ConfigError, match="did you mean 'SHOAL_SEGMENTER_SEGMENTS'"):
+        load(environ={"SHOAL_SEGMENTR_SEGMENTS": "3"})
+
+
+def test_what_kubernetes_sets_for_a_service_of_our_name_is_not_a_typing_error():
+    """A service called shoal, or shoal-kafka, puts such variables into every pod; the engine starts all the same."""
+    links = ("SHOAL_PORT", "SHOAL_SERVICE_HOST", "SHOAL_KAFKA_SERVICE_HOST", "SHOAL_KAFKA_SERVICE_PORT_TLS",
+             "SHOAL_KAFKA_PORT", "SHOAL_KAFKA_PORT_9092_TCP", "SHOAL_KAFKA_PORT_9092_TCP_ADDR")  # fmt: skip
+    assert load(environ=dict.fromkeys(links, "tcp://10.0.0.1:9092")) == Config()
+
+
+def test_the_error_names_where_the_value_came_from(tmp_path):
+    """A value from a variable or a flag is not blamed on the file."""
+    with pytest.raises(ConfigError, match=r"^SHOAL_SEGMENTER_SEGMENTS: segmenter.segments: got -1"):
+        _load("", tmp_path, {"SHOAL_SEGMENTER_SEGMENTS": "-1"})
+    with pytest.raises(ConfigError, match=r"^--set: segmenter.step: got 2.0, wanted a number < 1"):
+        _load("", tmp_path, overrides=("segmenter.step=2",))
+    with pytest.raises(ConfigError, match=r"--set input.field_map: got 'ts', wanted a TOML table"):
+        _load("", tmp_path, overrides=("input.field_map=ts",))
 
 
 def test_a_missing_file_is_a_clear_error(tmp_path):

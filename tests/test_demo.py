@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import orjson
@@ -16,7 +15,7 @@ from shoal.stream.ports import ConfigError, SourceGone
 from shoal.stream.simulation.population import Span
 from shoal.stream.simulation.simulator import Simulator
 from shoal.stream.watching.match import compare
-from shoal.stream.watching.summary import Segment, Summary, _averages, render_text, to_json
+from shoal.stream.watching.summary import Segment, Summary, render_text, to_json
 from shoal.stream.watching.words import change_sentence, feature_words
 
 SMALL = ["--users", "150", "--events", "8000", "--days", "8", "--set", "segmenter.warmup_rows=300"]
@@ -155,16 +154,6 @@ def test_users_who_changed_are_followed_when_they_are_where_their_new_persona_is
         truth += [span(user, "a", 5), Span(user, "b", 5, 10)]
     match = compare({**{f"u{i}": i % 2 for i in range(20)}, "went": 1, "stayed": 0}, truth)
     assert (match.changed, match.followed) == (2, 1)
-
-
-def test_averages_count_every_user_once_however_often_it_was_seen() -> None:
-    """Three bots, seen in every step, do not make everybody else look idle."""
-    catalog = SimpleNamespace(
-        features=("events_7d",), raw=SimpleNamespace(known=lambda: np.array([[10.0], [4000.0]]))
-    )
-    membership = SimpleNamespace(counts=lambda: np.array([997, 3]))
-    averages = _averages(SimpleNamespace(catalog=catalog, membership=membership))  # type: ignore[arg-type]
-    assert averages == {"events_7d": pytest.approx(21.97)}
 
 
 def test_features_are_told_in_units_a_person_uses() -> None:

@@ -14,10 +14,11 @@ from shop import SMALL, engine, events, small
 
 from shoal.sinks.files import FileSink
 from shoal.sinks.memory import MemorySink
-from shoal.stream.engine import replay
-from shoal.stream.events import CHANGES, LINEAGE, MEMBERS, REJECTED, Output
+from shoal.stream import engine as engine_module
+from shoal.stream.engine import Engine, replay
+from shoal.stream.events import CHANGES, LINEAGE, MEMBERS, REJECTED, Output, Records, Step
 from shoal.stream.manifest import decode_manifest, encode_manifest
-from shoal.stream.ports import ReplayMismatch, SourceGone, StateMismatch
+from shoal.stream.ports import CommitUnknown, ReplayMismatch, SourceGone, StateMismatch, Stopped
 from shoal.stream.snapshots import DirectoryStore, NoStore, pack, unpack
 from shoal.stream.sources import FileSource, MemorySource
 from shoal.stream.wiring import build_pipeline
@@ -143,7 +144,7 @@ for line in sys.stdin.buffer:
 """
 
 
-@pytest.mark.parametrize("hash_seed", ["0", "4242"])
+@pytest.mark.parametrize("hash_seed", ["0", pytest.param("4242", marks=pytest.mark.slow)])
 def test_replay_in_another_process_gives_the_same_bytes(whole, hash_seed):
     """Manifests and input log alone, another PYTHONHASHSEED: every hash and every byte is the same."""
     lines = b"".join(encode_manifest(m) + b"\n" for m in whole.manifests())
@@ -229,6 +230,173 @@ def test_a_segment_is_born_before_the_first_change_that_names_it(whole):
             change = orjson.loads(record.value)
             if change.get("to"):
                 assert change["to"]["segment_id"] in born
+
+
+# --- recovery, stopping, silence ------------------------------------------------------------------------------
+
+
+def _committed(*overrides: str) -> MemorySink:
+    sink = MemorySink()
+    engine(small(*overrides), sink=sink).run()
+    return sink
+
+
+def test_recovery_can_be_told_to_stop():
+    """A long replay does not keep SIGTERM waiting: the step at hand is finished, nothing more is read or written."""
+    sink = _committed()
+    before = len(list(sink.manifests()))
+    running = engine(small(), sink=sink)
+    read = running.source.read
+    steps: list[int] = []
+
+    def read_and_stop(ranges):
+        steps.append(1)
+        if len(steps) == 3:
+            running.stop()
+        return read(ranges)
+
+    running.source.read = read_and_stop  # type: ignore[method-assign]
+    running.run()
+    assert len(steps) == 3
+    assert running.steps == 3
+    assert len(list(sink.manifests())) == before
+
+
+def test_a_port_that_is_told_to_stop_while_it_waits_ends_the_run_without_an_error():
+    """The broker is away, somebody presses Ctrl-C: that is no failure."""
+
+    class Waiting(MemorySink):
+        def open(self):
+            raise Stopped
+
+    engine(small(), sink=Waiting()).run()
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_an_engine_that_was_told_to_stop_is_not_started_again_by_a_commit_in_doubt(told):
+    """Without this, SIGTERM while the broker is away would end in a new process that knows of no SIGTERM."""
+
+    class Away(MemorySink):
+        def commit(self, output: Output) -> None:
+            if told:
+                running.stop()
+            raise CommitUnknown("no answer", broker_away=True)
+
+    running = engine(small(), sink=Away())
+    with pytest.raises(CommitUnknown) as caught:
+        running.run()
+    assert caught.value.broker_away is not told
+
+
+def test_manifests_that_were_deleted_are_named_and_nothing_is_computed_without_them():
+    """Retention on the manifest topic: not a mismatch of bytes, and not a fresh start in silence."""
+    sink = _committed()
+    del sink._manifests[:4]
+    with pytest.raises(SourceGone, match="steps 1 to 4 are gone"):
+        engine(small(), sink=sink).run()
+
+
+def test_a_snapshot_with_another_layout_is_passed_over(whole, tmp_path, caplog):
+    """Written by another version of Shoal: recovery takes longer, the bytes are the same."""
+
+    class Older(DirectoryStore):
+        def newest(self, not_past):
+            for step, manifest_hash, state in super().newest(not_past):
+                del state["pipeline"]["membership"]["sequence"]
+                yield step, manifest_hash, state
+
+    sink = CrashingSink()
+    sink.crash_at = 8
+    with pytest.raises(Crash):
+        engine(small("engine.snapshot_every_steps=3"), sink=sink, store=Older(tmp_path, kept=2)).run()
+    sink.crash_at = -1
+    engine(small(), sink=sink, store=Older(tmp_path, kept=2)).run()
+    assert "another layout" in caplog.text
+    assert sink.records == whole.records
+
+
+class Quiet:
+    """A topic that falls silent: some records, then nothing, while the wall clock runs; stops itself."""
+
+    finite, wall_clock = False, True
+
+    def __init__(self, clock: "Wall", polls: int) -> None:
+        self._log = MemorySource([events()])
+        self._clock, self._polls = clock, polls
+        self.engine: Engine | None = None
+
+    def open(self, stopping):
+        return True
+
+    def poll(self, max_records, timeout_s):
+        self._clock.s += 900.0
+        self._polls -= 1
+        if not self._polls:
+            assert self.engine is not None
+            self.engine.stop()
+        return self._log.poll(max_records, timeout_s) or (Records.empty(), ())
+
+    def __getattr__(self, name):
+        return getattr(self._log, name)
+
+
+class Wall:
+    """Stands in for the `time` module: moves only when the source polls."""
+
+    def __init__(self) -> None:
+        """The small shop's last believable event is now."""
+        running = engine(small("segmenter.warmup_rows=4000"))
+        running.run()
+        self.s = running.pipeline.clock.now_ms / 1000
+
+    def monotonic(self) -> float:
+        return self.s
+
+    def time_ns(self) -> int:
+        return int(self.s * 1e9)
+
+
+def test_a_silent_topic_is_aged_until_everybody_has_left_and_then_nothing_more_is_written(monkeypatch):
+    """Silence is recorded only where it does something: a quiet night is not thousands of empty manifests."""
+    clock = Wall()
+    monkeypatch.setattr(engine_module, "time", clock)
+    days = 40
+    source = Quiet(clock, polls=days * 24 * 4)
+    sink = MemorySink()
+    source.engine = running = engine(small(), source, sink)
+    running.run()
+    manifests = list(sink.manifests())
+    empty = [m for m in manifests if not m.ranges]
+    assert 10 < len(empty) < days * 24, "more than one an hour would be a flood"
+    assert len(running.pipeline.users) == 0, "whoever sends nothing for longer than the longest window leaves"
+    assert not running.pipeline.stirs(clock.time_ns() // 1_000_000 + 10**10)
+    again = build_pipeline(small())
+    for manifest in manifests:
+        replay(again, MemorySource([events()]), manifest)
+
+
+@settings(max_examples=4, deadline=None)
+@given(st.lists(st.integers(1, 5 * 86_400_000), min_size=1, max_size=8))
+def test_a_step_that_is_left_out_would_have_said_and_taught_nothing(pauses):
+    """Where the pipeline says that a silent step would not stir anything, it does not, whenever it is made."""
+    pipeline, as_of_ms = build_pipeline(small()), Wall().time_ns() // 1_000_000
+    source = MemorySource([events()])
+    scored: list[int] = []
+    decide = pipeline.membership.decide
+    pipeline.membership.decide = lambda rows, *rest: scored.append(len(rows.slots)) or decide(rows, *rest)  # type: ignore[method-assign]
+    for number in range(1, 9):
+        polled = source.poll(256, 0.0)
+        assert polled is not None
+        pipeline.step(Step(number, polled[1], polled[0], as_of_ms))
+    for number, pause_ms in enumerate(pauses, 9):
+        as_of_ms += pause_ms
+        stirs = pipeline.stirs(as_of_ms)
+        users, sizes = len(pipeline.users), pipeline.membership.sizes()
+        output = pipeline.step(Step(number, (), Records.empty(), as_of_ms))
+        if not stirs:
+            assert output.records == ()
+            assert (len(pipeline.users), pipeline.membership.sizes()) == (users, sizes)
+            assert scored[-1] == 0
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from shoal.stream.config import Features as Config
 from shoal.stream.config import Horizon
 from shoal.stream.features import Features
 from shoal.stream.users import Users
+from shoal.stream.windows import PARTS
 
 CONFIG = config(users_max=2000, interest_dim=8)
 FIRST = np.array([0], np.int32)
@@ -189,6 +190,25 @@ def test_scaled_rows_are_finite_and_bounded(strange: Any) -> None:
     x = features.scale(strange)
     assert np.isfinite(x).all()
     assert np.abs(x).max() <= CONFIG.clip * np.sqrt(features.d)
+
+
+def test_a_quantity_counts_once_however_often_it_is_shown() -> None:
+    """The squared weights of its columns add up to 1: over all horizons, and over the parts of the day."""
+    features = Features(CONFIG)
+    weight = dict(zip(features.names, features._scaling._columns.weight.tolist(), strict=True))
+    for names in (PARTS, [f"view_count_{h.name}" for h in HORIZONS], [f"money_{h.name}" for h in HORIZONS]):
+        assert sum(weight[name] ** 2 for name in names) == pytest.approx(1)
+
+
+def test_both_ends_are_clipped(raw: Any) -> None:
+    """Beyond `clip` deviations more makes no difference, in refunds as in purchases."""
+    features = Features(CONFIG)
+    features.learn(raw)
+    at = features.names.index("money_1h")
+    rows_ = np.repeat(raw[:1], 4, axis=0)
+    rows_[:, at] = [-1e15, -1e12, 1e12, 1e15]
+    x = features.scale(rows_)[:, at]
+    assert x[0] == x[1] < 0 < x[2] == x[3]
 
 
 def test_scaling_is_frozen_while_rows_are_scaled(raw: Any) -> None:

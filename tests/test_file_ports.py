@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.sinks.files import FileSink, decode_line, encode_line
+from shoal.stream import sources
 from shoal.stream.events import CHANGES, MANIFEST, REJECTED, Counts, Manifest, Output, OutRecord, Range
-from shoal.stream.ports import ConfigError, InputError, SourceGone
+from shoal.stream.ports import ConfigError, DiskFailed, InputError, SourceGone
 from shoal.stream.sources import FileSource
 
 
@@ -249,3 +250,101 @@ def test_stdin_is_read_as_it_comes(tmp_path):
     assert process.stdout.readline() == "['c']\n"
     assert process.wait(timeout=10) == 0
     process.stdout.close()
+
+
+# --- what must never be lost --------------------------------------------------------------------------------
+
+
+def test_other_peoples_files_in_the_output_folder_are_left_alone(tmp_path):
+    """`--output` may be the folder that holds the input: only the contract's topics are Shoal's to cut."""
+    other = tmp_path / "events.jsonl"
+    other.write_bytes(b'{"mine": 1}\n')
+    sink = FileSink(tmp_path)
+    sink.open()
+    sink.commit(_output(1))
+    sink.close()
+    FileSink(tmp_path).open()
+    assert other.read_bytes() == b'{"mine": 1}\n'
+
+
+def test_a_damaged_manifest_line_with_steps_behind_it_stops_the_engine_and_cuts_nothing(tmp_path):
+    """Only the last line can be torn by a crash; damage before it must not undo committed steps."""
+    sink = FileSink(tmp_path)
+    sink.open()
+    for step in (1, 2, 3):
+        sink.commit(_output(step))
+    sink.close()
+    path = tmp_path / f"{MANIFEST}.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + b"#" + lines[1] + lines[2])
+    before = {p.name: p.read_bytes() for p in tmp_path.glob("*.jsonl")}
+    with pytest.raises(DiskFailed, match="line 2 is damaged"):
+        FileSink(tmp_path).open()
+    assert {p.name: p.read_bytes() for p in tmp_path.glob("*.jsonl")} == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_one_named_error_also_when_the_sink_is_closed(tmp_path):
+    """What could not be written is not tried again by close(); after a restart the step is not there."""
+    sink = FileSink(tmp_path)
+    sink.open()
+    sink.commit(_output(1))
+    sink.close()
+    path = tmp_path / f"{CHANGES}.jsonl"
+    whole = path.rename(tmp_path / "aside")
+    sink = FileSink(tmp_path)
+    path.symlink_to("/dev/full")
+    sink._check_length = lambda topic, length: None  # type: ignore[method-assign]  # a device has no length
+    sink.open()
+    with pytest.raises(DiskFailed, match="step 2 could not be written"):
+        sink.commit(_output(2))
+    sink.close()
+    path.unlink()
+    whole.rename(path)
+    last = FileSink(tmp_path).open()
+    assert last is not None
+    assert last.step == 1
+
+
+# --- bounds -------------------------------------------------------------------------------------------------
+
+
+def test_a_step_over_very_long_lines_is_cut_by_their_bytes(tmp_path, monkeypatch):
+    """Memory is bounded by bytes, not only by lines; the cut depends on the lines alone, not on where one began."""
+    monkeypatch.setattr(sources, "STEP_BYTES_MAX", 1000)
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"".join(b"x" * size + b"\n" for size in (400, 500, 200, 3000, 1, 1, 999, 1)))
+
+    def cuts(start: int) -> list[int]:
+        source = FileSource(str(path))
+        source.open(lambda: False)
+        source.seek({0: start})
+        found = []
+        while (polled := source.poll(100, 0.01)) is not None:
+            found.append(len(polled[0]))
+        source.close()
+        return found
+
+    assert cuts(0) == [2, 1, 1, 2, 2]
+    assert cuts(2) == [1, 1, 2, 2]
+    assert cuts(4) == [2, 2]
+
+
+def test_stdin_is_never_taken_for_the_rest_of_an_earlier_stdin(tmp_path):
+    """Lines of the new stdin must not be passed over because an old one was read to there."""
+    source = FileSource("-")
+    source.open(lambda: False)
+    with pytest.raises(SourceGone, match="second time"):
+        source.seek({0: 5})
+
+
+def test_a_followed_file_that_shrinks_stops_the_engine(tmp_path):
+    """Truncated and written anew: waiting at the old end for ever would skip what is there now."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"one\ntwo\n")
+    source = FileSource(str(path), follow=True)
+    source.open(lambda: False)
+    assert source.poll(10, 0.01) is not None
+    path.write_bytes(b"new\n")
+    with pytest.raises(SourceGone, match="became shorter"):
+        source.poll(10, 0.05)

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from shoal.stream.config import Http
 from shoal.stream.ports import ConfigError, Phase
-from shoal.stream.watching.http import Server, page, start
+from shoal.stream.watching.http import CONNECTIONS_MAX, SEGMENTS_SHOWN_MAX, Server, page, start
 from shoal.stream.watching.metrics import Metrics, Status
 
 
@@ -120,6 +120,18 @@ def test_the_page_for_people_links_the_rest_and_shows_the_step(server: Server, m
     assert status == 200
     assert tags.links == ["/metrics", "/healthz", "/readyz"]
     assert {"17", "1234", "s-1", "1000", "starting"} <= set(tags.text)
+
+
+def test_the_page_shows_the_largest_segments_only(metrics: Metrics) -> None:
+    metrics.status = Status(1, 1, {f"s-{i}": i for i in range(1, 101)})
+    text = page(metrics)
+    assert text.count("<td>s-") == SEGMENTS_SHOWN_MAX
+    assert "<td>s-100<" in text
+    assert "<td>s-1<" not in text
+
+
+def test_connections_are_bounded(server: Server) -> None:
+    assert server._server.config.limit_concurrency == CONNECTIONS_MAX
 
 
 def test_the_page_escapes_every_segment_name(metrics: Metrics) -> None:

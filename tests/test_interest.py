@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import T0, Touch, columns, config, hashed
@@ -172,6 +173,24 @@ def test_a_refund_takes_a_purchase_back() -> None:
     frozen_feed(interest, [Touch("bob", T0, "refund", tokens=("i:2",))])
     np.testing.assert_allclose(read(interest)[0], before, atol=1e-6)
     np.testing.assert_array_equal(read(interest)[1], 0)
+
+
+def test_what_is_left_after_taking_back_is_no_taste() -> None:
+    """A thousandth of a purchase remains by decay: the row is short, instead of pointing there with all its length."""
+    interest = Interest(CONFIG)
+    later_ms = int(HALF_LIFE_MS * np.log2(1 / 0.999))
+    frozen_feed(interest, [Touch("ann", T0, "purchase", tokens=("i:1",))])
+    frozen_feed(interest, [Touch("ann", T0 + later_ms, "refund", tokens=("i:1",))])
+    assert np.linalg.norm(read(interest)[0]) == pytest.approx(0.001 / 0.02, rel=0.05)
+
+
+def test_a_token_is_never_less_than_common() -> None:
+    """Counters are shared: one that ran ahead of the number of events gives the least weight, 1, and no less."""
+    interest = Interest(CONFIG)
+    feed(interest, [Touch("bob", T0, tokens=("i:1", "i:1", "i:1"))])
+    feed(interest, [Touch("ann", T0, tokens=("i:1", "i:2"))])
+    wanted = vector("i:1") + (1 + np.log(2)) * vector("i:2")
+    np.testing.assert_allclose(read(interest)[0], wanted / np.linalg.norm(wanted), atol=1e-5)
 
 
 def test_old_interest_fades_by_half_each_half_life() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 from broker import Broker, ContainerBroker, JarBroker
@@ -13,10 +14,10 @@ from kafka_kit import create_topics, kafka_config, output, read_committed, send
 
 from shoal.sinks.kafka import KafkaSink
 from shoal.stream.config import Kafka
-from shoal.stream.events import CHANGES, OutRecord
+from shoal.stream.events import CHANGES, OutRecord, Range
 from shoal.stream.kafka import watch as kafka_watch
 from shoal.stream.kafka.source import KafkaSource, wait_for_broker
-from shoal.stream.ports import BrokerGone, CommitUnknown, Phase
+from shoal.stream.ports import BrokerGone, CommitUnknown, Phase, Stopped
 
 pytestmark = pytest.mark.kafka
 
@@ -108,6 +109,41 @@ def test_waiting_ends_at_once_when_told_to_stop(own: Own) -> None:
         assert records is not None
         assert (len(records), ranges) == (0, ())
         source.close()
+
+
+@pytest.mark.parametrize("when", ["opening the source", "opening the sink", "reading", "replaying"])
+def test_a_stop_is_over_within_five_seconds_also_while_the_broker_is_frozen(own: Own, when: str) -> None:
+    """The connection stands and nobody answers: every wait asks whether to go on, every close is bounded."""
+    config = create_topics(kafka_config(own))
+    send(config, [(0, None, b"a")])
+    stopping = threading.Event()
+    source = KafkaSource(config)
+    sink = KafkaSink(config, source.group_metadata, stopping=source.stopping)
+    waits: dict[str, Callable[[], object]] = {
+        "opening the source": lambda: KafkaSource(config).open(stopping.is_set),
+        "opening the sink": sink.open,
+        "reading": lambda: [source.poll(10, 0.1) for _ in iter(stopping.is_set, True)],
+        "replaying": lambda: source.read([Range(0, 0, 1)]),
+    }
+    assert source.open(stopping.is_set)
+    source.seek({})
+    with own.frozen():
+        waiting = threading.Thread(target=lambda: suppressed(waits[when]), daemon=True)
+        waiting.start()
+        threading.Event().wait(1.5)
+        assert waiting.is_alive()
+        started_s = time.monotonic()
+        stopping.set()
+        waiting.join(10)
+        source.close()
+        sink.close()
+        assert not waiting.is_alive()
+        assert time.monotonic() - started_s < 5
+
+
+def suppressed(call: Callable[[], object]) -> None:
+    with suppress(Stopped):
+        call()
 
 
 def test_a_commit_to_a_frozen_broker_is_unknown_and_a_restart_decides(own: Own) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from made import manifest
 from prometheus_client.parser import text_string_to_metric_families
 
 from shoal.stream.config import Http
@@ -18,7 +19,6 @@ from shoal.stream.events import (
     CHANNELS,
     MEMBERS,
     Counts,
-    Manifest,
     Output,
     OutRecord,
     Range,
@@ -26,9 +26,10 @@ from shoal.stream.events import (
 )
 from shoal.stream.ports import Observer, Phase, Probe, Publication
 from shoal.stream.watching import metric_table
+from shoal.stream.watching.lag import PARTITIONS_MAX as LAG_PARTITIONS_MAX
 from shoal.stream.watching.lag import SAMPLES_MAX, Lag
 from shoal.stream.watching.metric_table import METRICS, PARTITIONS_MAX, RANKS_MAX, SERIES_MAX, STAGES
-from shoal.stream.watching.metrics import CHURN_EVENTS, Metrics, describe
+from shoal.stream.watching.metrics import CHURN_EVENTS, Metrics
 
 
 class HandClock:
@@ -63,8 +64,8 @@ def output(
     **gauges: Any,
 ) -> Output:
     counts = counts or Counts(records=10, accepted=10, by_type={"view": 10})
-    manifest = Manifest(step, ranges, as_of_ms, False, "c", {}, 1_700_000_000_000, counts, "", "", "")
-    return Output(step, records, manifest, counts, {**GAUGES, **gauges})
+    made = manifest(step, ranges=ranges, as_of_ms=as_of_ms, watermark_ms=1_700_000_000_000, counts=counts)
+    return Output(step, records, made, counts, {**GAUGES, **gauges})
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, tuple[str, ...]], float]:
@@ -235,6 +236,27 @@ def test_lag_in_seconds_is_the_age_of_the_newest_record_read() -> None:
         assert seconds == second - read / 10, f"at second {second}"
 
 
+def test_lag_keeps_the_oldest_observation_it_needs() -> None:
+    """Nothing is read for 1,000 seconds: the lag is all of them, with 64 observations at most."""
+    lag = Lag()
+    for second in range(1000):
+        assert lag.observe({0: 10 + second}, float(second))[0] == second
+
+
+def test_records_that_arrive_after_a_silence_wait_since_they_arrived() -> None:
+    lag = Lag()
+    lag.read((Range(0, 0, 10),))
+    lag.observe({0: 0}, 1.0)
+    lag.observe({0: 0}, 100.0)
+    assert lag.observe({0: 10}, 101.0) == {0: 1.0}
+
+
+def test_lag_in_seconds_is_measured_for_so_many_partitions() -> None:
+    lag = Lag()
+    everybody = dict.fromkeys(range(LAG_PARTITIONS_MAX + 5), 1)
+    assert len(lag.observe(everybody, 1.0)) == len(lag.observe(everybody, 2.0)) == LAG_PARTITIONS_MAX
+
+
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), max_size=300))
 def test_lag_is_never_negative_never_older_than_the_start_and_bounded_in_memory(
     moves: list[tuple[int, int]],
@@ -305,7 +327,7 @@ def test_every_series_is_in_the_table_with_its_labels() -> None:
 
 
 def test_names_have_the_prefix_and_base_units() -> None:
-    for name, kind, labels, meaning in describe():
+    for name, kind, labels, meaning in metric_table.describe():
         assert re.fullmatch(r"shoal_[a-z0-9_]+", name)
         assert name.endswith("_total") == (kind == "counter")
         assert not re.search(r"_(ms|millis|kb|mb|minutes|percent)(_|$)", name)
@@ -345,6 +367,16 @@ def test_an_engine_is_ready_only_while_running_and_polling() -> None:
         assert metrics.health.ready().ok == (phase is Phase.RUNNING)
         assert phase.value in metrics.health.ready().text
     assert samples(metrics)["shoal_ready", ()] == 0
+
+
+def test_after_a_long_replay_there_is_time_to_commit_again() -> None:
+    """The clock of "not committing" starts with the phase."""
+    metrics, clock = engine_like()
+    metrics.phase(Phase.RECOVERING)
+    clock.now_s += 1000
+    metrics.phase(Phase.RUNNING)
+    metrics.alive({0: 5})
+    assert metrics.health.ready().ok
 
 
 def test_a_loop_that_no_longer_turns_is_stuck_after_the_configured_time() -> None:

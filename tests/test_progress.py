@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from made import manifest
 from rich.console import Console
 
-from shoal.stream.events import Counts, Manifest, Output, Range
+from shoal.stream.events import Counts, Output
 from shoal.stream.ports import Phase
 from shoal.stream.watching.progress import PLAIN_EVERY_S, Progress, Tee
 
@@ -27,9 +28,8 @@ class Clock:
 
 def output(step: int, records: int = 1000, **gauges: Any) -> Output:
     counts = Counts(records, records - 30, 10, 5, {"json": 15})
-    manifest = Manifest(step, (Range(0, 0, records),), None, False, "", {}, 0, counts, "", "", "")
     gauges = {"now_ms": 1_767_571_200_000, "users": 42, "sizes": {1: 40, 2: 2, 3: 0}, "changes": {}} | gauges
-    return Output(step, (), manifest, counts, gauges)
+    return Output(step, (), manifest(step, counts=counts), counts, gauges)
 
 
 def plain() -> tuple[Progress, io.StringIO, Clock]:
@@ -104,6 +104,14 @@ def test_the_wait_for_the_first_step_is_explained() -> None:
         assert "compiles the kernels" in text.getvalue()
         progress.committed(output(1), 0.0, {}, None)
         assert "compiles" not in progress.line()
+
+
+def test_a_run_is_done_only_when_nothing_waits() -> None:
+    progress, _, _ = plain()
+    for lag, word in ((7, "stopping"), (0, "done")):
+        progress.committed(output(1), 0.0, {0: lag}, None)
+        progress.phase(Phase.STOPPING)
+        assert f"| {word} |" in progress.line()
 
 
 def test_recovery_is_said_at_once() -> None:

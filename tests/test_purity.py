@@ -45,8 +45,8 @@ def _internal(path: Path) -> list[Path]:
             base = path.parent
             for _ in range(node.level - 1):
                 base = base.parent
-            for name in [node.module] if node.module else [alias.name for alias in node.names]:
-                target = base.joinpath(*name.split("."))
+            base = base.joinpath(*(node.module or "").split("."))
+            for target in (base, *(base / alias.name for alias in node.names)):  # a name may be a module
                 targets += [target.with_suffix(".py"), target / "__init__.py"]
     return targets
 
@@ -104,6 +104,20 @@ def test_the_check_itself_can_fail(tmp_path):
         "import time\nimport numpy as np\nnp.random.rand()\nprint(hash('x'))\nnp.random.default_rng()\n"
     )
     assert len(_offences(bad)) == 5
+
+
+def test_no_way_to_import_a_module_is_missed(tmp_path):
+    """From a package, from a module, and a module by its name from a namespace without __init__."""
+    for name in ("here", "there"):
+        (tmp_path / "pkg" / name).mkdir(parents=True)
+    names = ("here/a.py", "here/b.py", "there/c.py", "there/d.py")
+    for name in names:
+        (tmp_path / "pkg" / name).touch()
+    (tmp_path / "pkg" / "here" / "me.py").write_text(
+        "from . import a\nfrom .b import f\nfrom ..there import c\nfrom ..there.d import g\n"
+    )
+    found = [path for path in _internal(tmp_path / "pkg" / "here" / "me.py") if path.exists()]
+    assert sorted(found) == [tmp_path / "pkg" / name for name in names]
 
 
 def test_the_pure_half_is_what_it_should_be():

@@ -24,6 +24,7 @@ def _blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", section, re.S)
 
 
+@pytest.mark.slow
 def test_the_worked_example_runs(tmp_path):
     """From simulated events to a change with its reason, and a verified run."""
     environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}

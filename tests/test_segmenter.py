@@ -8,6 +8,7 @@ from river import cluster
 
 from shoal.stream import config
 from shoal.stream.river_backend import RiverSegmenter, river_model
+from shoal.stream.seeding import kmeans_plus_plus
 from shoal.stream.segmenter import KMeans, make_segmenter
 from shoal.stream.snapshots import pack, unpack
 
@@ -250,6 +251,30 @@ def test_seeding_finds_separate_groups():
     assert sorted(gaps.argmin(axis=1).tolist()) == list(range(8))
     assert gaps.min(axis=1).max() < 1
     assert ours.centres.tobytes() == again.centres.tobytes()
+
+
+def test_a_few_rows_far_away_get_no_centre():
+    """Three bots among four hundred people: every group has a centre, whatever the seed."""
+    rng = np.random.default_rng(6)
+    homes = rng.normal(size=(8, 5)) * 8
+    people = homes[rng.integers(0, 8, 400)] + rng.normal(size=(400, 5))
+    rows = np.concatenate([people, np.full((3, 5), 300.0)]).astype(np.float32)
+    for seed in range(20):
+        ours = KMeans(8, 5, 0.1, seed=seed)
+        ours.seed(rows)
+        gaps = np.linalg.norm(homes[:, None] - ours.centres, axis=2)
+        assert sorted(gaps.argmin(axis=1).tolist()) == list(range(8))
+
+
+def test_of_several_tries_the_tightest_is_taken():
+    """Sixteen equal groups: one draw of k-means++ often puts two centres into one of them."""
+    rng = np.random.default_rng(3)
+    homes = rng.normal(size=(16, 6)) * 6
+    rows = (homes[rng.integers(0, 16, 800)] + rng.normal(size=(800, 6))).astype(np.float64)
+    best = ((rows[:, None] - homes) ** 2).sum(axis=2).min(axis=1).sum()
+    for seed in range(10):
+        centres = kmeans_plus_plus(rows, 16, seed)
+        assert ((rows[:, None] - centres) ** 2).sum(axis=2).min(axis=1).sum() < 1.02 * best
 
 
 @pytest.mark.parametrize("rows", [np.ones((1, 3)), np.repeat([[1.0, 2, 3], [4, 5, 6]], 10, axis=0)])

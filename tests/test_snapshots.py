@@ -1,10 +1,14 @@
 """Snapshots: any state round-trips; a damaged one is never used."""
 
+import errno
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shoal.stream.ports import DiskFailed
 from shoal.stream.snapshots import DirectoryStore, pack, unpack
 
 DTYPES = [
@@ -95,3 +99,56 @@ def test_objects_have_no_place_in_a_state():
     """An object array would need pickle."""
     with pytest.raises(AssertionError, match="object array"):
         pack({"x": np.array([object()])})
+
+
+def test_snapshots_of_a_history_that_was_given_up_do_not_push_out_new_ones(tmp_path):
+    """After starting over in the same folder, the old, later steps are in nobody's past: they go first."""
+    store = DirectoryStore(tmp_path, kept=2)
+    for step in (1000, 1200):
+        store.save(step, "old", {})
+    store.save(200, "new", {})
+    assert [(step, line) for step, line, _ in store.newest(not_past=10**9)] == [(200, "new")]
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
+    """Crash after crash, the folder does not grow."""
+    DirectoryStore(tmp_path, kept=2).save(10, "a", {})
+    torn = tmp_path / "snapshot-000000000020-0123456789abcdef.tmp"
+    torn.write_bytes(b"torn")
+    DirectoryStore(tmp_path, kept=2)
+    assert not torn.exists()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_said_at_start(tmp_path):
+    """Not 200 steps later."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiskFailed, match=r"engine\.state_dir .*file"):
+        DirectoryStore(tmp_path / "file" / "state", kept=2)
+
+
+def test_a_snapshot_that_cannot_be_written_is_worth_a_warning_and_leaves_nothing_behind(
+    tmp_path, monkeypatch, caplog
+):
+    """A snapshot is a cache: with a full disk the engine goes on, and recovery only takes longer."""
+    store = DirectoryStore(tmp_path, kept=2)
+    store.save(10, "a", {})
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert store.save(20, "b", {"x": np.arange(100)}) == 0
+    assert "No space left on device" in caplog.text
+    assert [step for step, _, _ in store.newest(not_past=100)] == [10]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_files_that_are_not_ours_are_not_taken_for_snapshots(tmp_path):
+    """A stranger in the folder is neither read nor removed."""
+    stranger = tmp_path / "snapshot-copy-of.safetensors"
+    stranger.write_bytes(b"?")
+    store = DirectoryStore(tmp_path, kept=1)
+    store.save(10, "a", {})
+    assert [step for step, _, _ in store.newest(not_past=100)] == [10]
+    assert stranger.exists()

@@ -1,5 +1,6 @@
 """How the code reads: formatted, linted, strictly typed, small; and nothing of the workshop left in it."""
 
+import os
 import re
 import subprocess
 import sys
@@ -12,8 +13,6 @@ FOLDERS = ("stream", "encoders", "sinks")
 
 
 def _run(*command: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    import os
-
     return subprocess.run(
         [sys.executable, "-m", *command],
         cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, **environ},

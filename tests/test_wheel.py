@@ -21,7 +21,7 @@ OUTSIDE = (
     "test_clock.py", "test_config.py", "test_snapshots.py", "test_purity.py", "test_file_ports.py", "test_admission.py",
     "test_users.py", "test_windows.py", "test_features.py", "test_membership.py", "test_changes.py", "test_wire.py",
     "test_adapters.py", "test_event_schema.py", "test_output_schemas.py", "test_segmenter.py", "test_publication.py",
-    "test_quality.py",
+    "test_quality.py", "test_interest.py", "test_attribution.py", "test_metrics.py", "test_progress.py",
 )  # fmt: skip
 
 

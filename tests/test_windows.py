@@ -218,6 +218,15 @@ def test_a_full_tile_stays_at_its_limit_and_empties_whole() -> None:
     assert read(windows, T0 + SPAN_MS)[0, windows.names.index("view_count_1h")] == 0
 
 
+def test_a_tile_full_of_things_taken_back_stays_at_its_limit_too() -> None:
+    """40,000 unlikes count -32,767; 16 bits of them would wrap round to a liking."""
+    windows = Windows(CONFIG)
+    feed(windows, [Touch("ann", T0, "unlike")] * 40_000)
+    at = windows.names.index("like_count_1m")
+    assert read(windows, T0)[0, at] == -32_767
+    assert read(windows, T0 + 60_000)[0, at] == 0
+
+
 def test_money_is_exact_to_the_hundredth() -> None:
     """A thousand times ten cents and one refund of a hundred is zero, not a rounding error."""
     windows = Windows(CONFIG)

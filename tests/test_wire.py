@@ -325,6 +325,7 @@ def test_tokens_are_distinct_and_in_the_order_of_the_items() -> None:
     "items",
     [
         [{"id": str(i)} for i in range(200)],
+        [{"id": "1", "category": [f"level {i}" for i in range(200)], "brand": "b"}],
         [{"category": ["a"] * 5000}],
         [{"tags": [str(i) for i in range(5000)]}],
         [{"id": "x", "category": [str(i) for i in range(63)], "brand": "b", "tags": ["t"]}],

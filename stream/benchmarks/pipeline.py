@@ -17,7 +17,10 @@ from typing import Any
 
 import click
 
+from ..ports import ShoalError
+
 PACKAGES = ("shoal", "river", "kafka-python", "numpy", "numba", "torch")
+_KEPT = ("changes", "steps", "commit_p50_s", "commit_p99_s")
 
 
 def measure(
@@ -29,14 +32,16 @@ def measure(
     overrides: tuple[str, ...],
     echo: bool,
 ) -> dict[str, Any]:
-    """Run every contestant `rounds` times in turn. Raises RuntimeError when a contestant fails."""
+    """Run every contestant `rounds` times, in turn and every other round backwards. On a machine that gets
+    slower or busier meanwhile the ratio of neighbours still holds. Raises ShoalError when a contestant fails.
+    """
     runs: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         path = events or _simulate(Path(folder) / "events.jsonl", count)
         with path.open("rb") as file:
             count = min(count, sum(1 for _ in file))
         for turn in range(rounds):
-            for name, limit in _contestants(count, peer_count, servers):
+            for name, limit in _contestants(count, peer_count, servers)[:: -1 if turn % 2 else 1]:
                 settings = list(overrides)
                 if servers is not None and name.endswith("kafka"):
                     settings += _fill_topic(path, limit, servers, f"bench-{time.time_ns()}.")
@@ -90,20 +95,17 @@ def _user_key(line: bytes) -> bytes | None:
 
 
 def _contestant(name: str, path: Path, limit: int, settings: list[str]) -> dict[str, Any]:
-    command = [
-        sys.executable,
-        "-m",
-        "shoal.stream.benchmarks.contestants",
-        name,
-        str(path),
-        "--limit",
-        str(limit),
-    ]
+    module = f"{__package__}.contestants"
+    command = [sys.executable, "-m", module, name, str(path), "--limit", str(limit)]
     for setting in settings:
         command += ["--set", setting]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{name} ended with exit code {done.returncode}:\n{done.stderr[-4000:]}")
+        said = done.stderr.strip().splitlines()[-1:] or ["nothing"]
+        raise ShoalError(
+            f"{name} ended with exit code {done.returncode} and said: {said[0]}. "
+            f"Run it alone to see all of it: python -m {module} {name} EVENTS"
+        )
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
@@ -120,49 +122,75 @@ def _simulate(path: Path, count: int) -> Path:
 
 
 def _medians(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Per contestant: the median rate and all of them, the median ratio to River in the same round, the
+    largest memory, and the details of the round with the median rate."""
     table = {}
     for name, results in runs.items():
         rates = [r["events"] / r["seconds"] for r in results]
-        peer = "river-kafka" if name.endswith("kafka") else "river-file"
-        row: dict[str, Any] = {"events_per_s": statistics.median(rates), "all": rates}
+        middle = sorted(results, key=lambda r: r["events"] / r["seconds"])[len(results) // 2]
+        row: dict[str, Any] = {
+            "events": middle["events"],
+            "events_per_s": statistics.median(rates),
+            "all": rates,
+        }
         row["peak_bytes"] = max(r["peak_bytes"] for r in results)
+        peer = "river-kafka" if name.endswith("kafka") else "river-file"
         if name != peer and peer in runs:
             pairs = [a / b["events"] * b["seconds"] for a, b in zip(rates, runs[peer], strict=True)]
             row["times_river"] = statistics.median(pairs)
-        for key in ("stages", "commit_p50_s", "commit_p99_s", "steps"):
-            if key in results[-1]:
-                row[key] = results[-1][key]
-        if "stages" in row:
-            row["us_per_event"] = {k: v / results[-1]["events"] * 1e6 for k, v in row.pop("stages").items()}
+        row |= {key: middle[key] for key in _KEPT if key in middle}
+        if "stages" in middle:
+            row["us_per_event"] = {k: v / middle["events"] * 1e6 for k, v in middle["stages"].items()}
         table[name] = row
     return table
 
 
 def _machine() -> dict[str, Any]:
     return {
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
     }
 
 
+def _processor() -> str:
+    """The model's name where the system tells it; ratios travel between machines, rates do not."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"
+
+
 def render(result: dict[str, Any]) -> str:
-    """The measurements as Markdown tables."""
+    """The measurements as Markdown: what ran where, rates and memory, time per stage, commits."""
+    machine = dict(result["machine"])
+    system = [machine.pop(name) for name in ("system", "processor", "cores")]
+    contestants = result["contestants"]
     lines = [
-        f"{result['events']:,} events, median of {result['rounds']} rounds, one thread each", "",
-        "| contestant | events/s | x River | peak memory |", "|---|---:|---:|---:|",
-    ]  # fmt: skip
-    for name, row in result["contestants"].items():
-        ratio = f"{row['times_river']:.1f}" if "times_river" in row else "1"
-        lines.append(
-            f"| {name} | {row['events_per_s']:,.0f} | {ratio} | {row['peak_bytes'] / 2**20:,.0f} MiB |"
-        )
-    staged = {
-        name: row["us_per_event"] for name, row in result["contestants"].items() if "us_per_event" in row
-    }
-    stages = list(dict.fromkeys(stage for times in staged.values() for stage in times))
+        f"Median of {result['rounds']} rounds (least to most), one process and one thread each.",
+        f"{system[0]}, {system[1]}, {system[2]} cores; " + ", ".join(f"{k} {v}" for k, v in machine.items()),
+        "",
+        "| contestant | events | events/s | x River | changes | peak memory |",
+        "|---|---:|---:|---:|---:|---:|",
+        *(_rate_line(name, row) for name, row in contestants.items()),
+    ]
+    staged = {name: row for name, row in contestants.items() if "us_per_event" in row}
+    stages = list(dict.fromkeys(stage for row in staged.values() for stage in row["us_per_event"]))
     lines += ["", "| microseconds per event | " + " | ".join(stages) + " |", "|---|" + "---:|" * len(stages)]
-    for name, times in staged.items():
+    for name, row in staged.items():
+        times = row["us_per_event"]
         lines.append(f"| {name} | " + " | ".join(f"{times.get(stage, 0.0):.2f}" for stage in stages) + " |")
+    lines += ["", "| | steps | commit p50 | commit p99 |", "|---|---:|---:|---:|"]
+    for name, row in staged.items():
+        commits = " | ".join(f"{row[key] * 1000:.1f} ms" for key in ("commit_p50_s", "commit_p99_s"))
+        lines.append(f"| {name} | {row['steps']:,} | {commits} |")
     return "\n".join(lines)
+
+
+def _rate_line(name: str, row: dict[str, Any]) -> str:
+    ratio = f"{row['times_river']:.1f}" if "times_river" in row else "1"
+    spread = f"{row['events_per_s']:,.0f} ({min(row['all']):,.0f} to {max(row['all']):,.0f})"
+    memory = f"{row['peak_bytes'] / 2**20:,.0f} MiB"
+    return f"| {name} | {row['events']:,} | {spread} | {ratio} | {row['changes']:,} | {memory} |"

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import orjson
 
-from .options import as_json
+from .options import AT_LEAST_1, as_json
 
 
 @click.group(short_help="speed against named peers in one run")
@@ -20,12 +20,20 @@ def command() -> None:
 @click.option(
     "--events", type=click.Path(exists=True, path_type=Path), help="Contract events; else simulated."
 )
-@click.option("--count", default=200_000, show_default=True, help="Events for Shoal.")
+@click.option("--count", default=200_000, type=AT_LEAST_1, show_default=True, help="Events for Shoal.")
 @click.option(
-    "--peer-count", default=6_000, show_default=True, help="Events for the River pipeline (it is slow)."
+    "--peer-count",
+    default=6_000,
+    type=AT_LEAST_1,
+    show_default=True,
+    help="Events for the River pipeline (it is slow).",
 )
 @click.option(
-    "--rounds", default=3, show_default=True, help="Rounds; contestants take turns, medians are shown."
+    "--rounds",
+    default=3,
+    type=AT_LEAST_1,
+    show_default=True,
+    help="Rounds; contestants take turns, medians are shown.",
 )
 @click.option("--kafka", "servers", help="HOST:PORT of a broker; without one only files are compared.")
 @click.option(

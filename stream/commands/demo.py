@@ -18,8 +18,8 @@ from ..events import CHANGES, Range, Reason, Records
 from ..ports import ConfigError, Observer, Sink, SourceGone
 from ..simulation.population import Settings, Span
 from ..simulation.simulator import Batch, Simulator
-from .options import as_json, configuration, configured
-from .run import with_signals
+from .options import AT_LEAST_0, AT_LEAST_1, DAYS_RANGE, SECONDS, as_json, configuration, configured
+from .run import OUTPUTS, with_signals
 from .simulate import truth_json
 
 if TYPE_CHECKING:
@@ -30,17 +30,22 @@ MARK = ".shoal-demo"
 
 SETTINGS = (
     "engine.step_records_max=1024",  # some hours of stream time a step, so that changes show
-    "segmenter.segments=10",  # nobody knows the right number beforehand: some more than it takes
 )
 """What differs from the default configuration; --config leaves it out, --set overrides it."""
 
 
 @click.command(short_help="the main job on simulated events, with progress on screen")
-@click.option("--users", default=1000, show_default=True, help="How many simulated users.")
-@click.option("--events", default=200_000, show_default=True, help="How many records they send.")
-@click.option("--days", default=28.0, show_default=True, help="Stream time that the records span.")
-@click.option("--seconds", default=40.0, show_default=True, help="Stop reading after this long.")
-@click.option("--seed", default=1, show_default=True, help="Of the simulation.")
+@click.option("--users", default=1000, type=AT_LEAST_1, show_default=True, help="How many simulated users.")
+@click.option(
+    "--events", default=200_000, type=AT_LEAST_1, show_default=True, help="How many records they send."
+)
+@click.option(
+    "--days", default=28.0, type=DAYS_RANGE, show_default=True, help="Stream time that the records span."
+)
+@click.option(
+    "--seconds", default=40.0, type=SECONDS, show_default=True, help="Stop reading after this long."
+)
+@click.option("--seed", default=1, type=AT_LEAST_0, show_default=True, help="Of the simulation.")
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
@@ -112,8 +117,8 @@ def prepare(output: Path) -> None:
                 raise ConfigError(
                     f"{output}: is not empty and was not made by the demo; give another folder with --output"
                 )
-            for path in (*output.glob("*.jsonl"), output / "truth.json"):
-                path.unlink(missing_ok=True)
+            for name in (*(f"{topic}.jsonl" for topic in OUTPUTS), "truth.json"):
+                (output / name).unlink(missing_ok=True)
         output.mkdir(parents=True, exist_ok=True)
         (output / MARK).touch()
     except OSError as error:

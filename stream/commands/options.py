@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,22 @@ from typing import Any
 import click
 
 from ..config import Config, load
+
+
+class Number(click.FloatRange):
+    """A float inside its range; `nan`, which no comparison refuses, is refused."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
+
+
+AT_LEAST_0, AT_LEAST_1 = click.IntRange(min=0), click.IntRange(min=1)
+SHARE = Number(0, 1)
+RATE = SECONDS = Number(min=0, min_open=True)
+DAYS_RANGE = Number(min=0, min_open=True, max=3660)
 
 Decorated = Callable[..., Any]
 

@@ -17,7 +17,7 @@ from ..config import Config
 from ..ports import BrokerGone, ConfigError, InputError
 from ..sources import FileSource
 from ..wire import Decoder
-from .options import as_json, configuration, configured
+from .options import RATE, as_json, configuration, configured
 
 if TYPE_CHECKING:
     from kafka import KafkaProducer
@@ -31,10 +31,8 @@ _DELIVERY_S = 60.0
 @click.command(short_help="a file of events into Kafka")
 @click.argument("file")
 @configured
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Events per second at most.")
-@click.option(
-    "--speedup", type=click.FloatRange(min=0, min_open=True), help="Times faster than the events' clock."
-)
+@click.option("--rate", type=RATE, help="Events per second at most.")
+@click.option("--speedup", type=RATE, help="Times faster than the events' clock.")
 @click.option("--topic", help="Another topic than kafka.events_topic (without the prefix).")
 @as_json
 def command(
@@ -135,6 +133,13 @@ def events(file: str, decoder: Decoder) -> Iterator[Event]:
                 yield (value or b"", *known.get(row, (None, None)))
 
 
+def check_readable(file: str) -> None:
+    """Before a broker is waited for. Raises InputError."""
+    if file != "-":
+        with closing(FileSource(file)) as source:
+            source.open(lambda: False)
+
+
 def produce(config: Config, file: str, pace: Pace) -> Sent:
     """Send the file. Raises InputError, TopicsMissing, BrokerGone."""
     from kafka.errors import KafkaError
@@ -142,6 +147,7 @@ def produce(config: Config, file: str, pace: Pace) -> Sent:
     from ..kafka.admin import input_topic
     from ..kafka.client import broker_away
 
+    check_readable(file)
     outbox = Outbox(_producer(config), input_topic(config.kafka))
     started_s = time.monotonic()
     records = invalid = 0

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -16,13 +19,17 @@ import click
 import orjson
 
 from ..config import Config, Http, describe
-from ..ports import CommitUnknown, ConfigError, Observer
+from ..events import CATALOG, CHANGES, LINEAGE, MANIFEST, MEMBERS, REJECTED, Counts
+from ..ports import CommitUnknown, ConfigError, Observer, Sink
 from .options import as_json, configuration, configured
 
 if TYPE_CHECKING:
     from ..engine import Engine
 
 log = logging.getLogger("shoal")
+
+OUTPUTS = (CHANGES, MEMBERS, CATALOG, LINEAGE, REJECTED, MANIFEST)
+_REJECTS_READ = 10_000  # of the published ones, to say what is wrong with them
 
 
 @click.command(short_help="the long-running engine")
@@ -52,11 +59,13 @@ def command(
         raise ConfigError(
             "--input and --output go together: a run over files needs both, a run on Kafka neither"
         )
+    _check_paths(input_path, output)
     if create_topics:
         overrides += ("kafka.create_topics=true",)
     config = configuration(config_path, overrides)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("kafka").setLevel(logging.ERROR)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     for line in describe(config).splitlines():
         log.debug("%s", line)
     quiet = as_json or output == "-"
@@ -74,6 +83,22 @@ def command(
         _run_kafka(config, as_json)
 
 
+def _check_paths(input_path: str | None, output: str | None) -> None:
+    """No folder is taken by mistake, and no input is written over. Raises ConfigError."""
+    for name, path, wanted in (("--input", input_path, "file"), ("--output", output, "folder")):
+        if path is not None and not path.strip():
+            raise ConfigError(f"{name}: is empty (an unset variable?); name a {wanted}, or - for a pipe")
+    if input_path is None or output is None or "-" in (input_path, output):
+        return
+    if Path(output).exists() and not Path(output).is_dir():
+        raise ConfigError(f"--output {output}: is a file; wanted a folder, new or written by an earlier run")
+    if Path(input_path).resolve().parent == Path(output).resolve() and Path(input_path).stem in OUTPUTS:
+        raise ConfigError(
+            f"--input {input_path}: lies in --output {output} under the name of an output and would be written "
+            f"over; give another --output"
+        )
+
+
 def _run_files(
     config: Config, input_path: str, output: str, follow: bool, serve: bool, quiet: bool, as_json: bool
 ) -> None:
@@ -82,16 +107,36 @@ def _run_files(
 
     with ExitStack() as stack:
         observer = _observe(config, stack, serve, progress=not quiet)
-        engine = build_engine(config, file_ports(input_path, output, follow), observer)
+        ports = file_ports(input_path, output, follow)
+        engine = build_engine(config, ports, observer)
         with_signals(engine, engine.run)
         summary = summarise(engine.pipeline, engine.counts)
+        advice = _advice(engine.counts, ports[1], input_path)
     if as_json:
         body = to_json(summary)
         sys.stdout.buffer.write(orjson.dumps(body, option=orjson.OPT_INDENT_2) + b"\n")
     else:
         click.echo(render_text(summary), err=output == "-")
-        if output != "-":
-            click.echo(f"The changes lie in {Path(output) / 'segment.changes.jsonl'}")
+        changes = Path(output) / f"{CHANGES}.jsonl"
+        if output != "-" and changes.exists():
+            click.echo(f"The changes lie in {changes}")
+        if engine.stopping and "-" not in (input_path, output):
+            click.echo("Stopped as asked; the same command goes on where it was")
+    if advice:
+        click.echo(f"\n{advice}", err=as_json or output == "-")
+
+
+def _advice(counts: Counts, sink: Sink, input_path: str) -> str:
+    """What is wrong with the rejected records, from the records themselves; empty where there are none."""
+    from ..watching.summary import rejects_text
+
+    details: Counter[str] = Counter()
+    if counts.rejected:
+        for record in islice(sink.published(REJECTED), _REJECTS_READ):
+            headers = dict(record.headers)
+            kind = re.sub(r"\d+", "N", headers["detail"].decode())  # positions differ from record to record
+            details[f"{headers['reason'].decode()}: {kind}"] += 1
+    return rejects_text(counts, details, input_path)
 
 
 def _run_kafka(config: Config, as_json: bool) -> None:

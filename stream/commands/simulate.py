@@ -21,7 +21,7 @@ from ..ports import BrokerGone, InputError
 from ..simulation.personas import PERSONAS, Persona
 from ..simulation.population import DAY_MS, MONDAY_MS, Settings, Span
 from ..simulation.simulator import DAYS, Batch, Planted, Simulator
-from .options import as_json, configuration, configured
+from .options import AT_LEAST_0, AT_LEAST_1, DAYS_RANGE, RATE, SHARE, as_json, configuration, configured
 
 if TYPE_CHECKING:
     from .produce import Outbox
@@ -37,14 +37,24 @@ class Receiver(Protocol):
 
 
 @click.command(short_help="behaviour events with known truth")
-@click.option("--users", default=2000, show_default=True, help="How many users, bots included.")
-@click.option("--events", type=int, help="Exactly this many records.")
-@click.option("--days", type=float, help=f"Span of stream time. [default: {DAYS:g}, or what --events take]")
-@click.option("--seed", default=1, show_default=True, help="The same seed gives the same bytes.")
+@click.option(
+    "--users", default=2000, type=AT_LEAST_1, show_default=True, help="How many users, bots included."
+)
+@click.option("--events", type=AT_LEAST_1, help="Exactly this many records.")
+@click.option(
+    "--days", type=DAYS_RANGE, help=f"Span of stream time. [default: {DAYS:g}, or what --events take]"
+)
+@click.option(
+    "--seed", default=1, type=AT_LEAST_0, show_default=True, help="The same seed gives the same bytes."
+)
 @click.option("--start", default="", help="First day (default 2026-01-05), or `now`: end at the present.")
 @click.option("--personas", default="8", show_default=True, help="A number, or names: night_gamer,...")
-@click.option("--births", default=0, show_default=True, help="Personas that appear on the way.")
-@click.option("--deaths", default=0, show_default=True, help="Personas that vanish on the way.")
+@click.option(
+    "--births", default=0, type=AT_LEAST_0, show_default=True, help="Personas that appear on the way."
+)
+@click.option(
+    "--deaths", default=0, type=AT_LEAST_0, show_default=True, help="Personas that vanish on the way."
+)
 @click.option(
     "--drift",
     type=click.Choice(["none", "slow", "abrupt"]),
@@ -53,24 +63,48 @@ class Receiver(Protocol):
     help="slow: habits move; abrupt: some users change persona overnight.",
 )
 @click.option(
-    "--drift-share", default=0.2, show_default=True, help="Share that changes; how far habits move."
+    "--drift-share",
+    default=0.2,
+    type=SHARE,
+    show_default=True,
+    help="Share that changes; how far habits move.",
 )
-@click.option("--drift-at", default=0.6, show_default=True, help="When the abrupt one comes, 0..1.")
-@click.option("--boundary", default=0.0, show_default=True, help="Share of users that mix two personas.")
-@click.option("--bots", default=0, show_default=True, help="How many of the users are bots.")
-@click.option("--anonymous", default=0.0, show_default=True, help="Share of users without a user id.")
-@click.option("--duplicates", default=0.0, show_default=True, help="Share of records sent a second time.")
-@click.option("--disorder-ms", default=0, show_default=True, help="Longest delay of an event's arrival.")
-@click.option("--late", default=0.0, show_default=True, help="Share of records older than any window.")
-@click.option("--future", default=0.0, show_default=True, help="Share of records with a clock years ahead.")
-@click.option("--absurd", default=0.0, show_default=True, help="Share of records with a value of 1e308.")
+@click.option(
+    "--drift-at", default=0.6, type=SHARE, show_default=True, help="When the abrupt one comes, 0..1."
+)
+@click.option(
+    "--boundary", default=0.0, type=SHARE, show_default=True, help="Share of users that mix two personas."
+)
+@click.option("--bots", default=0, type=AT_LEAST_0, show_default=True, help="How many of the users are bots.")
+@click.option(
+    "--anonymous", default=0.0, type=SHARE, show_default=True, help="Share of users without a user id."
+)
+@click.option(
+    "--duplicates", default=0.0, type=SHARE, show_default=True, help="Share of records sent a second time."
+)
+@click.option(
+    "--disorder-ms",
+    default=0,
+    type=AT_LEAST_0,
+    show_default=True,
+    help="Longest delay of an event's arrival.",
+)
+@click.option(
+    "--late", default=0.0, type=SHARE, show_default=True, help="Share of records older than any window."
+)
+@click.option(
+    "--future", default=0.0, type=SHARE, show_default=True, help="Share of records with a clock years ahead."
+)
+@click.option(
+    "--absurd", default=0.0, type=SHARE, show_default=True, help="Share of records with a value of 1e308."
+)
 @click.option(
     "--corrupt", default="", metavar="SHARE|KIND=SHARE,...", help="Bad records: " + ", ".join(KINDS)
 )
 @click.option("--output", default="-", show_default=True, help="FILE, FILE.gz, or - (stdout).")
 @click.option("--truth", "truth_path", type=click.Path(path_type=Path), help="Who was who: a JSON file.")
 @click.option("--to-kafka", is_flag=True, help="Send to the configured events topic instead of --output.")
-@click.option("--rate", type=float, help="At most this many records a second.")
+@click.option("--rate", type=RATE, help="At most this many records a second.")
 @configured
 @as_json
 def command(
@@ -92,10 +126,11 @@ def command(
     Everything comes from --seed. With --events and --days, people are busier or lazier so that both fit. In
     a file, an empty line stands for a record without a value (a tombstone).
     """
+    config = configuration(config_path, overrides)
     first, later = choose_personas(personas, births)
     settings = Settings(personas=first, births=later, corrupt=parse_corrupt(corrupt), **numbers)
     simulator = Simulator(_started(settings, start))
-    out_to = _topic(configuration(config_path, overrides)) if to_kafka else _lines(output)
+    out_to = _topic(config) if to_kafka else _lines(output)
     with out_to as out:
         for batch in paced(simulator.batches(), rate):
             out.send(batch)

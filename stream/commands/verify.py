@@ -6,18 +6,18 @@ import hashlib
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import orjson
 
 from ..config import Config
 from ..events import MANIFEST, Manifest, OutRecord
-from ..ports import ConfigError, ReplayMismatch, Sink, Source
+from ..ports import ConfigError, ReplayMismatch, Sink, Source, StateMismatch
 from .options import as_json, configuration, configured
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 
 @click.command(short_help="recompute a run and compare every hash")
@@ -34,10 +34,12 @@ def command(
 ) -> None:
     """Recompute every recorded step from the beginning and compare it with what was recorded and published.
 
-    Exit code 0: the same bytes. 6: something differs, and the first difference is named.
+    Give the same --config and --set as the run. Exit code 0: the same bytes. 6: something differs, and the
+    first difference is named. 7: it was recorded with another configuration.
     """
     from ..wiring import file_ports, kafka_reader_ports
 
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     if (input_path is None) != (output is None):
         raise ConfigError("--input and --output go together: give both, or neither for a run on Kafka")
     config = configuration(config_path, overrides)
@@ -49,6 +51,11 @@ def command(
     else:
         source, sink = kafka_reader_ports(config)
     result = verify(config, source, sink)
+    if not result["steps"]:
+        where = output or f"{config.kafka.topic_prefix}{MANIFEST}"
+        raise ConfigError(
+            f"{where}: holds no recorded step, so nothing can be compared; is it what the run wrote?"
+        )
     if as_json:
         sys.stdout.buffer.write(orjson.dumps(result, option=orjson.OPT_INDENT_2) + b"\n")
     else:
@@ -68,7 +75,8 @@ def verify(config: Config, source: Source, sink: Sink) -> dict[str, Any]:
     ends: dict[int, int] = {}
     previous: Manifest | None = None
     steps = records = 0
-    for manifest in sink.manifests():
+    for manifest in _readable(sink.manifests(), MANIFEST):
+        _check_configuration(manifest, pipeline.config_hash)
         _check_tiling(previous, manifest, ends)
         computed = replay(pipeline, source, manifest)
         for record in computed.records:
@@ -77,7 +85,7 @@ def verify(config: Config, source: Source, sink: Sink) -> dict[str, Any]:
         steps += 1
         records += manifest.counts.records
     for topic, expected in digests.items():
-        expected.compare(topic, sink.published(topic))
+        expected.compare(topic, _readable(sink.published(topic), topic))
     return {
         "steps": steps,
         "records": records,
@@ -102,29 +110,62 @@ def _check_tiling(previous: Manifest | None, manifest: Manifest, ends: dict[int,
         ends[r.partition] = r.end
 
 
+def _check_configuration(manifest: Manifest, config_hash: str) -> None:
+    if manifest.config_hash != config_hash:
+        raise StateMismatch(
+            f"step {manifest.step} was made with configuration {manifest.config_hash}, this process has "
+            f"{config_hash}: give the same --config, --set and SHOAL_* variables as the run ([input] to "
+            f"[membership] count)"
+        )
+
+
+T = TypeVar("T")
+
+
+def _readable(items: Iterable[T], topic: str) -> Iterator[T]:
+    """The same items. Raises ReplayMismatch where what is stored is not a record that Shoal writes."""
+    number = 0
+    try:
+        for number, item in enumerate(items, 1):  # noqa: B007 - the count is for the message
+            yield item
+    except (ValueError, TypeError, KeyError):
+        raise ReplayMismatch(
+            f"{topic}: record {number + 1} is not one that Shoal writes: changed afterwards, or the unfinished "
+            f"tail of a run that was killed (starting that run again cuts it off)"
+        ) from None
+
+
 class KeyedDigests:
-    """A running digest per record key: equal for two logs that agree on every key's own order."""
+    """A digest per record, per key in order: equal for two logs that agree on every key's own order."""
 
     def __init__(self) -> None:
         self.records = 0
-        self._digests: dict[bytes | None, bytes] = {}
+        self._digests: dict[bytes | None, list[bytes]] = {}
 
     def add(self, record: OutRecord) -> None:
-        h = hashlib.blake2b(self._digests.get(record.key, b""), digest_size=16)
-        h.update(b"\x00" if record.value is None else b"\x01" + record.value)
-        for name, value in record.headers:
-            h.update(f"\x02{name}=".encode() + value)
-        self._digests[record.key] = h.digest()
+        self._digests.setdefault(record.key, []).append(_digest(record))
         self.records += 1
 
     def compare(self, topic: str, published: Iterable[OutRecord]) -> None:
-        found = KeyedDigests()
-        for record in published:
-            found.add(record)
-        if found.records != self.records:
+        """Raises ReplayMismatch at the first published record that is not the one computed, or for missing ones."""
+        seen: dict[bytes | None, int] = {}
+        number = 0
+        for number, record in enumerate(published, 1):
+            at = seen.get(record.key, 0)
+            seen[record.key] = at + 1
+            if self._digests.get(record.key, [])[at : at + 1] != [_digest(record)]:
+                raise ReplayMismatch(
+                    f"{topic}: record {number} is not the one that is computed again ({self.records} in all): "
+                    f"it was changed, added or moved after the run"
+                )
+        if number != self.records:
             raise ReplayMismatch(
-                f"{topic}: {found.records} records were published, computing them again gives {self.records}"
+                f"{topic}: {number} records were published, computing them again gives {self.records}"
             )
-        for key, digest in self._digests.items():
-            if found._digests.get(key) != digest:
-                raise ReplayMismatch(f"{topic}: the {self.records} records differ under one key")
+
+
+def _digest(record: OutRecord) -> bytes:
+    h = hashlib.blake2b(b"\x00" if record.value is None else b"\x01" + record.value, digest_size=16)
+    for name, value in record.headers:
+        h.update(f"\x02{name}=".encode() + value)
+    return h.digest()

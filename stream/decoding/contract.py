@@ -31,6 +31,8 @@ class Item(Struct, gc=False):
 
 
 class Context(Struct, gc=False):
+    """Where the event happened."""
+
     channel: Text = None
     country: Text = None
     app: Text = None
@@ -38,6 +40,8 @@ class Context(Struct, gc=False):
 
 
 class Embedding(Struct, gc=False):
+    """A vector that the sender made of the event, in a space it names."""
+
     space: str
     vector: list[float]
 
@@ -53,6 +57,8 @@ class Served(Struct, gc=False):
 
 
 class Consent(Struct, gc=False):
+    """What the user agreed to, as of this event."""
+
     segmentation: bool | None = None
     personalization: bool | None = None
 

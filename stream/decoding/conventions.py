@@ -13,9 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import xxhash
-
-Json = dict[str, Any]
+from .field_map import Json, as_text, content_id
 
 
 class Mistyped(ValueError):
@@ -27,6 +25,8 @@ class Mistyped(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Convention:
+    """How one tool writes behaviour events."""
+
     read: Callable[[Json, bytes], Json]  # source object and its bytes -> contract object
     types: Mapping[str, str]  # event name -> contract type
 
@@ -58,10 +58,6 @@ def _list(source: Json, name: str) -> list[Any]:
 def _first(source: Json, *names: str) -> Any:
     """The value of the first name that is there and not null."""
     return next((found for name in names if (found := source.get(name)) is not None), None)
-
-
-def _text(found: Any) -> Any:
-    return str(found) if type(found) is int and abs(found) < 10**30 else found
 
 
 # --- Segment --------------------------------------------------------------------------------------------
@@ -101,8 +97,8 @@ def read_segment(source: Json, raw: bytes) -> Json:
     return {
         "event_id": source.get("messageId"),
         "type": source.get("event") if call in (None, "track") else call,
-        "user_id": _text(source.get("userId")),
-        "anonymous_id": _text(source.get("anonymousId")),
+        "user_id": as_text(source.get("userId")),
+        "anonymous_id": as_text(source.get("anonymousId")),
         "event_time": _first(source, "timestamp", "originalTimestamp"),
         "value": _first(properties, "revenue", "total", "value"),
         "currency": properties.get("currency"),
@@ -123,7 +119,7 @@ def _segment_items(properties: Json) -> list[Any] | None:
 def _segment_item(product: Json) -> Json:
     category = product.get("category")
     return {
-        "id": _text(_first(product, "product_id", "sku")),
+        "id": as_text(_first(product, "product_id", "sku")),
         "category": [category] if isinstance(category, str) else category,
         "brand": product.get("brand"),
         "price": product.get("price"),
@@ -168,12 +164,12 @@ def read_ga4(source: Json, raw: bytes) -> Json:
     params = _ga4_params(source)
     ecommerce = _object(source, "ecommerce")
     return {
-        "event_id": xxhash.xxh3_128_hexdigest(raw),
+        "event_id": content_id(raw),
         "type": source.get("event_name"),
-        "user_id": _text(source.get("user_id")),
-        "anonymous_id": _text(source.get("user_pseudo_id")),
+        "user_id": as_text(source.get("user_id")),
+        "anonymous_id": as_text(source.get("user_pseudo_id")),
         "event_time": _ga4_whole(source.get("event_timestamp")),
-        "session_id": _text(params.get("ga_session_id")),
+        "session_id": as_text(params.get("ga_session_id")),
         "value": _first({**ecommerce, **params}, "value", "purchase_revenue", "refund_value"),
         "dwell_ms": params.get("engagement_time_msec"),
         "currency": params.get("currency"),
@@ -199,7 +195,7 @@ def _ga4_item(item: Json) -> Json:
     levels = ("item_category", "item_category2", "item_category3", "item_category4", "item_category5")
     category = [item[name] for name in levels if item.get(name) not in (None, "", "(not set)")]
     return {
-        "id": _text(_first(item, "item_id", "item_name")),
+        "id": as_text(_first(item, "item_id", "item_name")),
         "category": category or None,
         "brand": item.get("item_brand"),
         "price": item.get("price"),

@@ -145,7 +145,8 @@ def content_id(raw: bytes) -> str:
 # --- looser types in mapped fields ----------------------------------------------------------------------
 
 
-def _text(found: Any) -> Any:
+def as_text(found: Any) -> Any:
+    """A whole number as text, where it is an id; anything else as it is. 30 digits: no id is longer."""
     return str(found) if type(found) is int and abs(found) < 10**30 else found
 
 
@@ -160,7 +161,7 @@ def _time(found: Any) -> Any:
 
 def _joined(found: list[Any]) -> Any:
     """Texts joined by a slash; None where one is absent; a part of another type is left to be refused."""
-    parts = [_text(part) for part in found]
+    parts = [as_text(part) for part in found]
     if None in parts:
         return None
     wrong = [part for part in parts if not isinstance(part, str)]
@@ -176,12 +177,12 @@ def _listed(found: list[Any]) -> Any:
         if type(part) is str:
             parts.append(part)
         else:
-            parts += [_text(one) for one in part] if isinstance(part, list) else [_text(part)]
+            parts += [as_text(one) for one in part] if isinstance(part, list) else [as_text(part)]
     return parts or None
 
 
 _COERCE: Mapping[str, tuple[type, Callable[[Any], Any]]] = {
-    **dict.fromkeys(TEXTS, (str, _text)),
+    **dict.fromkeys(TEXTS, (str, as_text)),
     **dict.fromkeys(NUMBERS, (float, _number)),
     "event_time": (int, _time),
 }
@@ -191,10 +192,12 @@ _COERCE: Mapping[str, tuple[type, Callable[[Any], Any]]] = {
 
 
 def check_name(name: str, where: str) -> None:
+    """Raises ConfigError for a name that is no field of the contract."""
     if name not in FIELDS:
         raise ConfigError(f"{where}: {name!r} is no field of the contract; {nearest(name, FIELDS)}")
 
 
 def nearest(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    """The end of an error message: the known word most like `word`, else all of them."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"

@@ -22,6 +22,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class Problem(NamedTuple):
+    """Why a record is refused: for a counter, and for a person."""
+
     reason: Reason
     detail: str
 

@@ -36,6 +36,7 @@ T = TypeVar("T")
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 5.0
 _SLICE_S = 0.1
+_CONNECT_S = 30.0  # an admin client gives up by itself long before
 _CLOSED_AT_ONCE_MAX = 3
 REFUSED = (AuthorizationError, SaslAuthenticationFailedError, UnsupportedSaslMechanismError)
 
@@ -87,8 +88,13 @@ def make(kind: Callable[..., T], **configs: Any) -> T:
         raise
 
 
-def bounded(call: Callable[[], T], timeout_s: float, what: str) -> T:
-    """The call's result, or TimeoutError; a call that hangs is left behind in a daemon thread."""
+def never() -> bool:
+    """Nobody tells this wait to stop."""
+    return False
+
+
+def bounded(call: Callable[[], T], timeout_s: float, what: str, stopping: Callable[[], bool] = never) -> T:
+    """The call's result, or TimeoutError, also when told to stop; what hangs is left in a daemon thread."""
     result: list[T] = []
     errors: list[BaseException] = []
 
@@ -100,7 +106,9 @@ def bounded(call: Callable[[], T], timeout_s: float, what: str) -> T:
 
     thread = threading.Thread(target=work, daemon=True, name=f"shoal-{what}")
     thread.start()
-    thread.join(timeout_s)
+    deadline_s = time.monotonic() + timeout_s
+    while thread.is_alive() and not stopping() and (left_s := deadline_s - time.monotonic()) > 0:
+        thread.join(left_s if stopping is never else min(_SLICE_S, left_s))
     if errors:
         raise errors[0]
     if not result:
@@ -183,7 +191,7 @@ def connect(config: Kafka, stopping: Callable[[], bool], quiet: bool = False) ->
     while not stopping():
         try:
             _knock(configs["bootstrap_servers"])
-            return make(KafkaAdminClient, **configs)
+            return bounded(lambda: make(KafkaAdminClient, **configs), _CONNECT_S, "connect", stopping)
         except REFUSED as error:
             raise refused(config, error) from None
         except (KafkaError, OSError) as error:

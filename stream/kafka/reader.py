@@ -13,13 +13,15 @@ from kafka.errors import KafkaError, OffsetOutOfRangeError
 
 from ..config import Kafka
 from ..events import Records
-from ..ports import BrokerGone, SourceGone
-from .client import REFUSED, Patience, close_quietly, connect, make, refused
+from ..ports import BrokerGone, SourceGone, Stopped
+from .client import REFUSED, Patience, bounded, close_quietly, connect, make, never, refused
 from .settings import settings
 
 _POLL_MS = 250
 _ASK_MS = 5_000
 _SILENT_S = 5.0
+_CALL_S = 30.0  # the library gives up by itself long before
+_TRACEPARENT_BYTES_MAX = 256  # the standard's has 55; a longer one would only swell every record it passes to
 FETCH = {
     "fetch_max_bytes": 32 << 20,
     "max_partition_fetch_bytes": 8 << 20,
@@ -39,7 +41,7 @@ class Reader:
     Always true between calls: every partition is assigned, has a position, and is paused.
     """
 
-    def __init__(self, config: Kafka, topic: str, stopping: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, config: Kafka, topic: str, stopping: Callable[[], bool] = never) -> None:
         self.topic = topic
         self._config = config
         self._stopping = stopping
@@ -49,20 +51,24 @@ class Reader:
 
     def open(self) -> None:
         """Connect. Raises BrokerGone, ConfigError when refused, SourceGone when there is no such topic."""
-        if self._consumer is not None:
-            return
+        if self._consumer is None:
+            self._patiently(self._connect, "connect")
+
+    def _patiently(self, call: Callable[[], object], what: str) -> None:
+        """The call, again and again while the broker is away."""
         patience = Patience(self._config, self._stopping)
         while True:
             try:
-                self._connect()
+                bounded(lambda: (call(),), _CALL_S, what, self._stopping)
                 return
             except REFUSED as error:
                 self.close()
                 raise refused(self._config, error) from None
-            except KafkaError as error:
-                self.close()
+            except (KafkaError, TimeoutError) as error:
+                if what == "connect":
+                    self.close()
                 if not patience.pause(error):
-                    raise BrokerGone("told to stop while waiting for the broker") from None
+                    raise Stopped from None
 
     def _connect(self) -> None:
         consumer = make(KafkaConsumer, **settings(self._config), **FETCH)
@@ -86,7 +92,7 @@ class Reader:
     def bounds(self) -> dict[int, tuple[int, int]]:
         """partition -> first offset that is still there, and the end of what is committed now."""
         self.open()
-        self._ask_ends()
+        self._patiently(self._ask_ends, "ask")
         return {p: (self._first[p], self._end[p]) for p in sorted(self._first)}
 
     def check(self, partition: int, start: int, end: int) -> None:
@@ -98,7 +104,7 @@ class Reader:
                 f"topic was created again. Restore it, or start over with another kafka.topic_prefix and group_id"
             )
         if end > self._end[partition]:
-            self._ask_ends()
+            self._patiently(self._ask_ends, "ask")
         first, last = self._first[partition], self._end[partition]
         if start < first or end > last:
             raise SourceGone(
@@ -136,8 +142,12 @@ class Reader:
                 raise SourceGone(
                     f"{self.topic} partition {tp.partition}: offset {at} is no longer there"
                 ) from None
+            except REFUSED as error:
+                raise refused(self._config, error) from None
             if batch or self._consumer.position(tp, timeout_ms=0) > at:
                 return batch
+            if self._stopping():
+                raise Stopped
             now_s = time.monotonic()
             if now_s - started_s > self._config.broker_wait_s + _SILENT_S:
                 raise BrokerGone(
@@ -176,7 +186,7 @@ def to_records(partition: int, found: Sequence[Any]) -> Records:
         for row, record in enumerate(found)
         if record.headers
         for name, value in record.headers
-        if name == "traceparent" and value is not None
+        if name == "traceparent" and value is not None and len(value) <= _TRACEPARENT_BYTES_MAX
     }
     return Records(
         np.full(n, partition, np.int32),

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from kafka import KafkaConsumer, TopicPartition
@@ -26,7 +26,7 @@ from ..events import Range, Records
 from ..ports import BrokerGone, CommitUnknown, Phase, SourceGone
 from ..sources import join
 from .admin import describe, ensure_topics, input_topic, topic_mark
-from .client import REFUSED, close_quietly, connect, make, refused, wait_for_broker
+from .client import REFUSED, Patience, close_quietly, connect, make, never, refused, wait_for_broker
 from .group import OneOwner, Ownership
 from .reader import FETCH, Reader, to_records
 from .settings import settings
@@ -39,7 +39,7 @@ log = logging.getLogger("shoal")
 _JOIN_POLL_MS = 100
 _STANDBY_POLLS = 5
 _KEEP_EVERY_S = 1.0
-_CLOSE_S = 3.0
+_CLOSE_S = 2.0  # with the sink's, less than the 5 s in which a stop must be over
 
 Poll = tuple[Records, tuple[Range, ...]]
 
@@ -58,7 +58,7 @@ class KafkaSource:
         self._config = config
         self.on_phase = on_phase or (lambda phase: None)
         self._topic = input_topic(config)
-        self._stopping: Callable[[], bool] = lambda: False
+        self._stopping: Callable[[], bool] = never
         self._consumer: KafkaConsumer | None = None
         self._watch: Watch | None = None
         self._owner = OneOwner()
@@ -66,6 +66,7 @@ class KafkaSource:
         self._partitions: list[TopicPartition] = []
         self._mark = ""
         self._next: dict[int, int] = {}  # partition -> next offset to hand out
+        self._unrecorded: dict[int, int] = {}  # partition -> where it begins, not yet in any step's ranges
         self._kept_s = 0.0
         self._reader: Reader | None = None
 
@@ -74,25 +75,39 @@ class KafkaSource:
     def open(self, stopping: Callable[[], bool]) -> bool:
         """Raises BrokerGone, TopicsMissing, ConfigError (refused), SourceGone (another topic by that name)."""
         self._stopping = stopping
-        admin = connect(self._config, stopping)
-        if admin is None:
+        patience = Patience(self._config, stopping)
+        while not stopping():
+            try:
+                return self._look_at_topics() and self._subscribe() and self._wait_for_turn()
+            except REFUSED as error:
+                raise refused(self._config, error) from None
+            except (KafkaError, TimeoutError) as error:  # it went away again, or is only just coming up
+                self._leave()
+                patience.pause(error)
+        return False
+
+    def stopping(self) -> bool:
+        """Whether the engine was told to stop; the sink, which waits for the same broker, asks too."""
+        return self._stopping()
+
+    def _look_at_topics(self) -> bool:
+        """They are there, and which input this is. False when told to stop."""
+        if (admin := connect(self._config, self._stopping)) is None:
             return False
-        with closing(admin):
+        try:
             ensure_topics(admin, self._config)
             topic = describe(admin, [self._topic])[self._topic]
+        finally:
+            close_quietly(admin.close, _CLOSE_S, "admin client")
         self._mark = topic_mark(topic)
-        numbers = sorted(p["partition_index"] for p in topic["partitions"])
-        self._partitions = [TopicPartition(self._topic, number) for number in numbers]
-        try:
-            self._subscribe()
-            return self._wait_for_turn()
-        except REFUSED as error:
-            raise refused(self._config, error) from None
-        except KafkaError as error:
-            raise BrokerGone(f"joining group {self._config.group_id} failed: {error}") from None
+        self._partitions = sorted(
+            TopicPartition(self._topic, p["partition_index"]) for p in topic["partitions"]
+        )
+        return True
 
-    def _subscribe(self) -> None:
+    def _subscribe(self) -> bool:
         config = self._config
+        self._ownership = Ownership(self._owner)
         self._consumer = make(
             KafkaConsumer,
             **settings(config),
@@ -106,6 +121,7 @@ class KafkaSource:
         self._watch = Watch(
             config, self._consumer, self._partitions, self._mark, self._stopping, self.on_phase
         )
+        return True
 
     def _wait_for_turn(self) -> bool:
         """Join, and stand by until all partitions are ours. False when told to stop."""
@@ -168,8 +184,11 @@ class KafkaSource:
                     f"{self._topic} has {len(known)} partitions, but partition {partition} was read before: "
                     f"it was created again. Restore it, or {START_OVER}"
                 )
+        self._unrecorded = {}
         for tp, (first, end) in self._bounds().items():
             offset = positions.get(tp.partition, first)
+            if tp.partition not in positions:
+                self._unrecorded[tp.partition] = offset
             if not first <= offset <= end:
                 raise outside(tp, offset, first, end)
             self._consumer.seek(tp, offset)
@@ -235,19 +254,21 @@ class KafkaSource:
         )
 
     def _collect(self, found: Mapping[TopicPartition, list[Any]]) -> Poll:
-        parts, ranges = [], []
+        """The first step also says, with empty ranges, where partitions without a record begin: a restart can
+        tell when retention deletes something there that was never read."""
+        parts = []
+        ranges = {p: Range(p, start, start) for p, start in self._unrecorded.items()}
+        self._unrecorded = {}
         for tp in sorted(found):
             start, self._next[tp.partition] = self._next[tp.partition], self._position(tp)
             parts.append(to_records(tp.partition, found[tp]))
-            ranges.append(Range(tp.partition, start, self._next[tp.partition]))
-        return join(parts), tuple(ranges)
+            ranges[tp.partition] = Range(tp.partition, start, self._next[tp.partition])
+        return join(parts), tuple(sorted(ranges.values()))
 
     def _position(self, tp: TopicPartition) -> int:
         """Where the next fetch starts: after the last record, and after any markers behind it."""
         assert self._consumer is not None
         return int(self._consumer.position(tp, timeout_ms=0))
-
-    # --- everything else ----------------------------------------------------------------------------------
 
     def read(self, ranges: Sequence[Range]) -> Records:
         if self._consumer is not None:
@@ -275,6 +296,9 @@ class KafkaSource:
         """Leave the group, so that the next engine need not wait; never hangs."""
         if self._reader is not None:
             self._reader.close()
+        self._leave()
+
+    def _leave(self) -> None:
         if self._consumer is not None:
             consumer, self._consumer = self._consumer, None
-            close_quietly(lambda: consumer.close(autocommit=False, timeout_ms=2000), _CLOSE_S, "consumer")
+            close_quietly(lambda: consumer.close(autocommit=False, timeout_ms=1500), _CLOSE_S, "consumer")

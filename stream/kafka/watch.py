@@ -69,8 +69,9 @@ class Watch:
     def bounds(self) -> Bounds:
         """First and next offset of every partition's log. Raises KafkaError or TimeoutError."""
         consumer, partitions, limit_s = self._consumer, self._partitions, 2 * _ANSWER_MS / 1000
-        first = bounded(lambda: consumer.beginning_offsets(partitions, _ANSWER_MS), limit_s, "probe")
-        end = bounded(lambda: consumer.end_offsets(partitions, _ANSWER_MS), limit_s, "probe")
+        stop = self._stopping
+        first = bounded(lambda: consumer.beginning_offsets(partitions, _ANSWER_MS), limit_s, "probe", stop)
+        end = bounded(lambda: consumer.end_offsets(partitions, _ANSWER_MS), limit_s, "probe", stop)
         return {tp: (first[tp], end[tp]) for tp in partitions}
 
     def check(self, positions: Mapping[int, int]) -> None:

@@ -19,6 +19,8 @@ _PATIENT = frozenset({Phase.STARTING, Phase.WAITING})
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
+    """An answer to one of the two questions."""
+
     ok: bool
     text: str  # for a person, one line
 
@@ -30,14 +32,16 @@ class Health:
         self.limits = limits
         self._clock_s = clock_s
         self.phase = Phase.STARTING
-        self._turned_s = self._entered_s = self._committed_s = clock_s()
+        self._turned_s = clock_s()
+        self._committed_s = clock_s()  # or when there was last nothing to commit
         self._polled = False  # since the engine entered the phase it is in
         self._lag_records = 0
 
     def entered(self, phase: Phase) -> None:
+        """A new phase has to show anew that it polls and commits."""
         if phase is not self.phase:
             self.phase, self._polled = phase, False
-            self._entered_s = self._committed_s = self._clock_s()
+            self._committed_s = self._clock_s()
         self.turned()
 
     def turned(self) -> None:
@@ -45,10 +49,9 @@ class Health:
         self._turned_s = self._clock_s()
 
     def polled(self, lag_records: int) -> None:
+        """The engine looked for input; `lag_records` wait."""
         if not lag_records:
-            self._committed_s = (
-                self._clock_s()
-            )  # nothing to commit: the clock of "not committing" starts anew
+            self._committed_s = self._clock_s()
         self._lag_records = lag_records
         self._polled = True
         self.turned()

@@ -17,14 +17,18 @@ PARTITIONS_MAX = 4096
 """Partitions watched; those beyond get no lag in seconds (their records still count)."""
 
 
+Ends = list[tuple[float, int]]  # (when, end of the log), both rising
+
+
 class Lag:
+    """Per partition: records read since the start, and when the log ended where."""
+
     def __init__(self) -> None:
-        self._read: dict[int, int] = {}  # partition -> records read since the start
-        self._ends: dict[
-            int, list[tuple[float, int]]
-        ] = {}  # partition -> (when, end of the log), both rising
+        self._read: dict[int, int] = {}
+        self._ends: dict[int, Ends] = {}
 
     def read(self, ranges: Sequence[Range]) -> None:
+        """These offsets were read and committed."""
         for r in ranges:
             self._read[r.partition] = self._read.get(r.partition, 0) + r.end - r.start
 
@@ -49,7 +53,7 @@ class Lag:
         return max(0.0, now_s - _when(ends, here)) if records > 0 else 0.0
 
 
-def _when(ends: list[tuple[float, int]], position: int) -> float:
+def _when(ends: Ends, position: int) -> float:
     """When the log ended at `position`; drops the observations that are no longer needed."""
     while len(ends) > 1 and ends[1][1] <= position:
         ends.pop(0)

@@ -39,6 +39,8 @@ def _column(*values: str) -> tuple[tuple[str, ...], ...]:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
+    """One row of the table."""
+
     name: str
     kind: Kind
     meaning: str
@@ -60,11 +62,9 @@ def _gauge(name: str, meaning: str, start: float = 0.0) -> Metric:
 
 
 def _counter(name: str, meaning: str, label: str = "", values: tuple[str, ...] = ()) -> Metric:
-    return (
-        Metric(name, "counter", meaning, (label,), _column(*values))
-        if label
-        else Metric(name, "counter", meaning)
-    )
+    if not label:
+        return Metric(name, "counter", meaning)
+    return Metric(name, "counter", meaning, (label,), _column(*values))
 
 
 def _lazy(name: str, meaning: str, label: str, values: tuple[str, ...]) -> Metric:

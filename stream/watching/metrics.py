@@ -32,10 +32,7 @@ from .metric_table import (
     TOPICS,
     UNKNOWN,
     Metric,
-    describe,
 )
-
-__all__ = ["Metrics", "Status", "describe"]
 
 CHURN_EVENTS = 10_000
 CHURN_STEPS_MAX = 1000

@@ -21,8 +21,19 @@ from .words import feature_words
 
 TRAITS_SHOWN = 3
 TASTES_SHOWN = 3
+REJECTS_SHOWN = 5
 _PERSONA_WIDTH = 16
 _WIDTH = 110
+
+_REMEDIES = {
+    "encoding": "the input must be JSON lines in UTF-8: one JSON object a line",
+    "json": "the input must be JSON lines: one JSON object a line (CSV is not read)",
+    "schema": 'map your field names: --set \'input.field_map={event_time = "ts", type = "event"}\', or [input] in '
+    "--config",
+    "time": "see input.time_unit for numeric times, and input.field_map",
+    "size": "see input.value_max_bytes",
+}
+"""What helps when most records are rejected for this reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,37 +100,24 @@ def segments_of(pipeline: Pipeline, truth: Sequence[Span]) -> dict[str, int]:
 
 def _segments(pipeline: Pipeline, sizes: Mapping[int, int]) -> list[Segment]:
     total = sum(sizes.values()) or 1
-    averages = _averages(pipeline)
     rows = []
     for centre in range(pipeline.membership.k):
         segment_id = int(pipeline.membership.ids[centre])
         if segment_id:
             users, profile = sizes[segment_id], pipeline.catalog.profile(centre)
-            traits = tuple(_traits(profile, averages))
+            traits = tuple(_traits(profile))
             tastes = tuple(f"{taste.label} ({taste.lift:.1f} x)" for taste in profile.takes_to)
             rows.append(Segment(segment_id, profile.name, users, users / total, traits, tastes))
     return sorted(rows, key=lambda row: (-row.users, row.segment_id))
 
 
-def _averages(pipeline: Pipeline) -> dict[str, float]:
-    """Feature -> mean over today's users, each counted once.
-
-    The catalog's own population mean counts a user as often as it was seen: three bots among a thousand
-    users triple it, and then a segment can be called `keen clickers` and show fewer clicks than the average.
-    """
-    sizes = pipeline.membership.counts()  # (k,)
-    means = sizes @ pipeline.catalog.raw.known() / max(1, sizes.sum())  # (k,), (k, d) -> (d,)
-    return dict(zip(pipeline.catalog.features, means.tolist(), strict=True))
-
-
-def _traits(profile: Profile, averages: Mapping[str, float]) -> Iterator[str]:
-    """The strongest window of each kind of feature, where the plain numbers show it too."""
+def _traits(profile: Profile) -> Iterator[str]:
+    """The strongest window of each kind of feature."""
     told: list[str] = []
     for trait in profile.traits:
-        average = averages[trait.feature]
-        if family(trait.feature) not in told and (trait.segment_mean - average) * trait.z > 0:
+        if family(trait.feature) not in told:
             told.append(family(trait.feature))
-            yield feature_words(trait.feature, trait.segment_mean, average)
+            yield feature_words(trait.feature, trait.segment_mean, trait.population_mean)
 
 
 # --- text -------------------------------------------------------------------------------------------------
@@ -148,7 +146,15 @@ def _wrapped(text: str) -> str:
 
 def _segment_table(summary: Summary) -> str:
     if not summary.segments:
-        return f"No segments yet: {summary.users:,} users, too few to begin with (segmenter.warmup_rows)."
+        if not summary.users and not summary.counts.records:
+            return "No segments: the input holds no records."
+        if not summary.users and not summary.counts.accepted:
+            return "No segments: no record was accepted."
+        return _wrapped(
+            f"No segments yet: {summary.users:,} users, too few to begin with. The first segments are formed "
+            f"after segmenter.warmup_rows scored rows, or fewer after segmenter.warmup_ms of stream time; a run "
+            f"over a file forms them at its end."
+        )
     lines = [f"{summary.users:,} users in {sum(1 for s in summary.segments if s.users)} segments", ""]
     lines.append(f"{'id':>4}  {'users':>7}  {'share':>6}  name, what sets it apart, what it takes to")
     for row in summary.segments:
@@ -205,6 +211,27 @@ def _counts_text(counts: Counts, planted: Mapping[str, Any] | None) -> str:
     for name, counted, wanted in pairs:
         mark = "" if counted == wanted else "   differs"
         lines.append(f"{name:<12}{counted:>10,}{wanted:>10,}{mark}")
+    return "\n".join(lines)
+
+
+def rejects_text(counts: Counts, details: Mapping[str, int], input_path: str) -> str:
+    """What is wrong with the rejected records and what to do; `details` counts some of them by what they lack."""
+    rejected = sum(counts.rejected.values())
+    if not rejected:
+        return ""
+    if 2 * rejected < counts.records:
+        see = "" if input_path == "-" else f" `shoal validate {input_path}` says what is wrong with each."
+        return _wrapped(f"{rejected:,} of {counts.records:,} records were rejected.{see}")
+    share = "All" if rejected == counts.records else f"{rejected:,} of"
+    lines = [f"{share} {counts.records:,} records were rejected:"]
+    told = dict(details) or dict(counts.rejected)
+    for what, count in sorted(told.items(), key=lambda pair: (-pair[1], pair[0]))[:REJECTS_SHOWN]:
+        lines.append(f"  {count:>9,}  {what}")
+    lines += [f"  -> {_REMEDIES[reason]}" for reason in _REMEDIES if reason in counts.rejected]
+    if input_path != "-":
+        lines.append(
+            f"  -> shoal validate {input_path} says what is wrong with each; --set and --config as here"
+        )
     return "\n".join(lines)
 
 

@@ -1,0 +1,124 @@
+"""The benchmark compares like with like, and its table says what was measured, and where."""
+
+import math
+
+import orjson
+import pytest
+from shop import events, small
+
+from shoal.stream.benchmarks import contestants, pipeline
+from shoal.stream.benchmarks.river_pipeline import RiverPipeline, User
+from shoal.stream.events import Records
+from shoal.stream.features import Features
+from shoal.stream.ports import ShoalError
+from shoal.stream.users import Users
+from shoal.stream.windows import PARTS
+from shoal.stream.wire import Decoder
+from shoal.stream.wiring import file_ports
+
+T0 = 1_700_000_000_000
+ONE_USER = [
+    {"type": "view", "items": [{"id": "a", "category": ["x"]}]},
+    {"type": "purchase", "value": 12.5, "items": [{"id": "a", "quantity": 2}, {"id": "b", "quantity": 1}]},
+    {"type": "cart_add", "value": 3.0, "items": [{"id": "c"}]},
+    {"type": "cart_remove", "items": [{"id": "c"}]},
+    {"type": "refund", "value": 2.5, "items": [{"id": "a", "quantity": 1}]},
+    {"type": "dwell", "dwell_ms": 7000},
+    {"type": "never heard of"},
+]
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory):
+    """Valid events of the small shop, one per line: the peer has no notion of a bad record."""
+    path = tmp_path_factory.mktemp("bench") / "events.jsonl"
+    good = [value for value in events() if value and not Decoder(small().input).decode(_records([value]))[1]]
+    path.write_bytes(b"\n".join(good[:1500]) + b"\n")
+    return path
+
+
+def _records(values):
+    base = Records.empty()
+    return Records(base.partitions, base.offsets, [None] * len(values), values)
+
+
+def test_the_peer_builds_the_same_columns_with_the_same_values():
+    """Every column of Shoal's row; counts, sums, distinct items and tenure agree where nothing has expired."""
+    config = small()
+    documents = [
+        {"event_id": str(i), "user_id": "u", "event_time": T0 + 1000 * i, **event}
+        for i, event in enumerate(ONE_USER)
+    ]
+    peer = RiverPipeline(config)
+    one = User((h.window_ms for h in config.features.horizons), config.features.interest_dim, T0)
+    for document in documents:
+        x = peer.row(one, document, document["event_time"])
+
+    features, users = Features(config.features), Users(config.features)
+    decoded, _ = Decoder(config.input).decode(_records([orjson.dumps(one) for one in documents]))
+    slots = users.touch(decoded)
+    features.update(slots, decoded)
+    ours = features.rows(slots[:1], users, documents[-1]["event_time"])[0]
+    assert set(x) == set(features.names)
+    for name, value in zip(features.names, ours.tolist(), strict=True):
+        if name.startswith("interest") or name in PARTS:
+            continue  # the peer's is cruder: no prior in the shares, another idf
+        assert x[name] == pytest.approx(math.copysign(math.log1p(abs(value)), value), rel=0.02), name
+
+
+def test_contestants_read_the_events_they_were_told_to(clean, tmp_path):
+    """Shoal in whole steps, the peer to the event; both say how long it took and how much they wrote."""
+    ours = contestants.shoal(small(), file_ports(str(clean), str(tmp_path / "out")), 600)
+    assert 600 <= ours["events"] < 600 + 256
+    peer = contestants._river_file(small(), clean, 600)
+    assert peer["events"] == 600
+    assert min(ours["seconds"], peer["seconds"], ours["changes"], peer["changes"]) > 0
+
+
+def test_the_warm_up_reaches_everything_that_is_timed(monkeypatch):
+    """It seeds, learns and tries a publication: otherwise a kernel would be compiled while the clock runs."""
+    built = []
+
+    def remember(config, *probe):
+        built.append(original(config, *probe))
+        return built[-1]
+
+    original = contestants.build_pipeline
+    monkeypatch.setattr(contestants, "build_pipeline", remember)
+    contestants._warm_up(small("segmenter.warmup_rows=100000", "encoder.publish_every_rows=1000000"))
+    assert built[0].warmup.done
+    assert built[0].chain.step > 3
+    assert built[0].publisher.version >= 1
+
+
+def test_the_table_says_what_was_measured_and_where():
+    """Rates with their spread, the ratio, memory, stages, commits; processor, cores and versions."""
+    shoal = {
+        "seconds": 1.0,
+        "changes": 7,
+        "peak_bytes": 2**20,
+        "steps": 3,
+        "commit_p50_s": 0.002,
+        "commit_p99_s": 0.004,
+    }
+    shoal |= {"stages": {"poll": 0.001, "decode": 0.5}}
+    runs = {
+        "shoal-file": [{**shoal, "events": n} for n in (900, 1000, 5000)],
+        "river-file": [{"events": 100, "seconds": s, "changes": 1, "peak_bytes": 1} for s in (1.0, 2.0, 1.0)],
+    }
+    table = pipeline._medians(runs)
+    assert table["shoal-file"]["times_river"] == 20  # of 9, 20 and 50: each against the peer of its own round
+    text = pipeline.render({"machine": pipeline._machine(), "rounds": 3, "contestants": table})
+    assert "| shoal-file | 1,000 | 1,000 (900 to 5,000) | 20.0 | 7 | 1 MiB |" in text
+    assert "| shoal-file | 1.00 | 500.00 |" in text
+    assert "| shoal-file | 3 | 2.0 ms | 4.0 ms |" in text
+    assert "cores" in text
+    for name in ("python", *pipeline.PACKAGES):
+        assert f"{name} " in text
+
+
+@pytest.mark.slow
+def test_a_contestant_that_fails_says_why_in_one_line(tmp_path):
+    """No traceback, and no path but what the caller named."""
+    with pytest.raises(ShoalError, match=r"exit code 1 and said: .*absent.jsonl"):
+        pipeline._contestant("shoal-file", tmp_path / "absent.jsonl", 10, [])
