@@ -63,9 +63,10 @@ class Time(Frozen, frozen=True):
     future_skew_ms: Annotated[
         int, _d("event times beyond the wall clock by more than this are clamped", ge=0)
     ] = 300_000
-    idle_step_ms: Annotated[int, _d("with no input, an empty step this often lets windows move", ge=100)] = (
-        10_000
-    )
+    idle_step_ms: Annotated[
+        int,
+        _d("with no input, how often to see whether a window moved; a step is made only if one did", ge=100),
+    ] = 10_000
 
 
 class Features(Frozen, frozen=True):

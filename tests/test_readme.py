@@ -9,9 +9,12 @@ from pathlib import Path
 import orjson
 import pytest
 from conftest import ROOT
+from kafka_kit import create_topics, kafka_config, send
+from shop import engine, small
 
+from shoal.sinks.memory import MemorySink
 from shoal.stream.config import Input
-from shoal.stream.events import Records
+from shoal.stream.events import CHANGES, Records
 from shoal.stream.wire import Decoder
 
 pytestmark = pytest.mark.skipif(
@@ -51,3 +54,25 @@ def test_the_example_event_is_a_valid_event():
     records = Records(np.zeros(1, np.int32), np.zeros(1, np.int64), [None], [value])
     events, rejects = Decoder(Input()).decode(records)
     assert (len(events), rejects) == (1, [])
+
+
+@pytest.mark.kafka
+def test_the_subscriber_reads_what_the_engine_writes(broker):
+    """The README's subscriber, with nothing changed but address and topic, prints a committed change."""
+    config = create_topics(kafka_config(broker))
+    written = MemorySink()
+    engine(small(), sink=written).run()
+    change = next(written.published(CHANGES))
+    send(config, [(0, change.key, change.value)], CHANGES)
+    section = (ROOT / "README.md").read_text().split("A subscriber in a few lines")[1]
+    code = re.findall(r"```python\n(.*?)```", section, re.S)[0]
+    code = code.replace("127.0.0.1:9092", config.bootstrap_servers)
+    code = code.replace('"segment.changes"', repr(config.topic_prefix + CHANGES))
+    process = subprocess.Popen([sys.executable, "-u", "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert change.key is not None
+    assert line.startswith(f"{change.key.decode()} assigned to ")
