@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from .events import Counts, Manifest, Range
+from .ports import StateMismatch
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -38,11 +39,14 @@ def encode_manifest(manifest: Manifest) -> bytes:
 
 
 def decode_manifest(data: bytes) -> Manifest:
-    """Raises ValueError when the bytes are not a manifest."""
+    """Raises StateMismatch when the bytes are not a manifest that this version knows."""
     try:
         body: dict[str, Any] = orjson.loads(data)
         body["ranges"] = tuple(Range(*r) for r in body["ranges"])
         body["counts"] = Counts(**body["counts"])
         return Manifest(**body)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"not a manifest record: {error}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise StateMismatch(
+            f"not a manifest that this version of shoal knows ({type(error).__name__}: {error}): run the version that "
+            f"wrote it, or start over with another --output or kafka.topic_prefix"
+        ) from None

@@ -451,8 +451,9 @@ def test_manifests_round_trip(whole):
     """What is written is what is read."""
     for manifest in whole.manifests():
         assert decode_manifest(encode_manifest(manifest)) == manifest
-    with pytest.raises(ValueError, match="not a manifest"):
-        decode_manifest(b'{"step": 1}')
+    for other in (b'{"step": 1}', b"[]", b"\xff", b'{"step": 1, "ranges": [[1]], "counts": {}}'):
+        with pytest.raises(StateMismatch, match="not a manifest that this version"):
+            decode_manifest(other)
 
 
 def test_the_small_configuration_is_a_real_one():
