@@ -15,13 +15,14 @@ why a user moved, versions of the models that decided) is read when the pipeline
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import orjson
 
-from .attribution import KINDS, Verdict
-from .catalog import Profile
+from .attribution import KINDS, Attribution, Verdict
+from .catalog import Catalog, Profile
+from .clock import Clock
 from .events import (
     CATALOG,
     CHANGES,
@@ -36,11 +37,10 @@ from .events import (
     Scored,
     Step,
 )
-from .membership import Lineage, Moves
+from .membership import Lineage, Membership, Moves
+from .ports import Publisher, Segmenter
+from .users import Users
 from .values import Told, causes, change_values, lineage_value, member_value, profile_value, rfc3339
-
-if TYPE_CHECKING:
-    from .pipeline import Pipeline
 
 Headers = tuple[tuple[str, bytes], ...]
 REJECT_BYTES_MAX = 3 << 20
@@ -50,10 +50,25 @@ _REJECT_KEY_BYTES_MAX = 1 << 16  # a longer key is left out
 _JSON = ("content-type", b"application/json")
 
 
+class Speaker(Protocol):
+    """What the narrator reads of the pipeline it speaks for."""
+
+    config_hash: str
+    clock: Clock
+    users: Users
+    membership: Membership
+    attribution: Attribution
+    catalog: Catalog
+    publisher: Publisher
+    segmenter: Segmenter
+
+    def versions(self) -> dict[str, str | int]: ...
+
+
 class Narrator:
     """One step's records. Keeps nothing from one step to the next, so it has no snapshot."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Speaker) -> None:
         self._pipeline = pipeline
         self._source = f"shoal/{pipeline.config_hash[:12]}"
         self._begin(None)

@@ -13,8 +13,8 @@ from river import cluster
 
 from .events import F32, F64, I32
 from .ports import State
+from .river_rule import VALUE_MAX, checked_centres, score_rows
 from .seeding import kmeans_plus_plus
-from .segmenter import COMPENSATED, VALUE_MAX, checked_centres, score_rows
 
 
 def river_model(centres: F64, step: float, seed: int, p: int = 2) -> Any:
@@ -53,7 +53,7 @@ class RiverSegmenter:
     def score(self, z: F32) -> tuple[I32, F64]:
         """Nearest centre (n,) as River predicts it, and distances (n, k)."""
         rows = z.astype(np.float64)
-        nearest, distances = score_rows(self.centres, rows, self.p, COMPENSATED)
+        nearest, distances = score_rows(self.centres, rows, self.p)
         for i, row in enumerate(rows.tolist()):
             nearest[i] = self.model.predict_one(dict(enumerate(row))) if _finite(row) else 0
         return nearest, distances

@@ -154,3 +154,33 @@ def test_plug_ins_know_only_facts_and_ports(path):
     imported = {p for p in _internal(path) if p.exists() and STREAM in p.parents}
     allowed_folders = {STREAM / "kafka"} if path.name == "kafka.py" else set()
     assert {p.stem for p in imported if p.parent not in allowed_folders} <= allowed
+
+
+def test_no_two_modules_import_each_other():
+    """Imports form no circle, not even for type checkers or late ones: each part can be read without the next."""
+    files = {
+        path: _all_internal(path) for folder in (STREAM, ENCODERS, SINKS) for path in folder.rglob("*.py")
+    }
+    done: set[Path] = set()
+
+    def visit(path: Path, above: tuple[Path, ...]) -> None:
+        assert path not in above, " -> ".join(p.name for p in (*above[above.index(path) :], path))
+        if path not in done:
+            for target in files[path]:
+                visit(target, (*above, path))
+            done.add(path)
+
+    for path in sorted(files):
+        visit(path, ())
+
+
+def _all_internal(path: Path) -> list[Path]:
+    """Every file of the package that a file names in a relative import, wherever in it the import stands."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = path.parents[node.level - 1]
+            for name in [node.module] if node.module else [alias.name for alias in node.names]:
+                target = base.joinpath(*name.split("."))
+                found += [t for t in (target.with_suffix(".py"), target / "__init__.py") if t.exists()]
+    return sorted(found)
