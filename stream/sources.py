@@ -30,6 +30,8 @@ LINE_BYTES_MAX = 1 << 25
 STEP_BYTES_MAX = 64 << 20
 """Lines of one poll hold at most this much together, however many were asked for; one line is always given."""
 
+_MEND = "fetch it again, or rename it if it is not compressed; a run goes on where it stopped"
+
 Poll = tuple[Records, tuple[Range, ...]]
 
 
@@ -258,7 +260,7 @@ class _Lines:
                 self._check_not_shorter()
             return chunk
         except (OSError, EOFError, zlib.error) as error:
-            raise InputError(f"{self._path}: cannot be read further: {error}") from None
+            raise InputError(f"{self._path}: cannot be read further: {error}; {_MEND}") from None
 
     def _check_not_shorter(self) -> None:
         file = self._raw.fileno()
