@@ -92,7 +92,7 @@ class Pipeline:
             self.narrator.profiles(force=started or step.closing)
             self.narrator.rejected(rejects)
             counts = count(step, decoded, admitted, rejects)
-            return self._sign(step, counts, scored, moves, publication)
+            return self._sign(step, counts, touched, raw, scored, moves, publication)
 
     # --- the stages that are more than one call ----------------------------------------------------------
 
@@ -145,13 +145,20 @@ class Pipeline:
         return self.publisher.learn(scored.x[:t], self.segmenter)
 
     def _sign(
-        self, step: Step, counts: Counts, scored: Scored, moves: Moves, publication: Publication | None
+        self,
+        step: Step,
+        counts: Counts,
+        touched: I32,
+        raw: F32,
+        scored: Scored,
+        moves: Moves,
+        publication: Publication | None,
     ) -> Output:
         """Chain the hashes and write the manifest: with the input log, enough to compute this step again."""
         chain = self.chain
         records = self.narrator.end()
         state_hash = chain.link(
-            scored.slots, scored.x, scored.z, moves.slot, moves.after,
+            touched, raw, scored.slots, scored.x, scored.z, moves.slot, moves.after,
             self.segmenter.centres, self.features.fingerprint(), self.publisher.fingerprint(),
             str(self.clock.now_ms).encode(),
         )  # fmt: skip

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import orjson
@@ -289,6 +292,47 @@ def test_an_absent_broker_ends_a_run_with_3(tmp_path):
     assert done.returncode == 3
     assert "kafka.bootstrap_servers" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_the_health_limits_of_the_configuration_are_the_ones_that_count(tmp_path):
+    """With http.waiting_max_s at a fifth of a second, an engine without a broker soon answers 503."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    keys = ("kafka.bootstrap_servers=127.0.0.1:1", "kafka.broker_wait_s=60", "http.waiting_max_s=0.2")
+    flags = [part for key in (*keys, f"http.port={port}") for part in ("--set", key)]
+    with (tmp_path / "log").open("wb") as log:
+        running = subprocess.Popen([*SHOAL, "run", *flags], stderr=log, cwd=tmp_path)
+
+    def says_503() -> bool:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=2).close()
+        except urllib.error.HTTPError as error:
+            return error.code == 503
+        except OSError:
+            pass
+        return False
+
+    try:
+        eventually(lambda: b"does not answer" in (tmp_path / "log").read_bytes(), 30)
+        eventually(says_503, 30)
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(10) == 0
+    finally:
+        running.kill()
+        running.wait()
+
+
+def test_a_run_over_files_shows_its_configuration_at_start(tmp_path):
+    """What a run was made with stands in its log, on stderr; the result on stdout stays clean."""
+    source = _events(tmp_path / "events.jsonl")
+    done = subprocess.run(
+        [*SHOAL, "run", "--input", str(source), "--output", str(tmp_path / "out"), "--json", *FAST],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert "[segmenter]\nbackend" in done.stderr
+    assert "segments = 2" in done.stderr
+    assert orjson.loads(done.stdout)["records"] == 40
 
 
 def test_simulate_checks_the_configuration_even_where_it_is_not_used(capsys):

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -420,6 +421,22 @@ def test_a_changed_input_is_noticed(whole):
     replay(pipeline, source, manifests[0])
     with pytest.raises(ReplayMismatch, match=r"step 2 .*offset|step 2 .*\[256, 512\)"):
         replay(pipeline, source, manifests[1])
+
+
+def test_a_changed_value_is_noticed_in_its_own_step_also_during_warm_up(whole):
+    """Before there are segments the state hash already covers what the users did, so the right step is named."""
+    first = next(iter(whole.manifests()))
+    assert first.versions["encoder"] == 0, "this step must lie in the warm-up"
+    changed = list(events())
+    at = next(
+        i
+        for i, value in enumerate(changed[:256])
+        if value and b'"purchase"' in value and b'"value":' in value
+    )
+    changed[at] = re.sub(rb'"value":([0-9.]+)', rb'"value":9\1', changed[at])
+    assert changed[at] != events()[at]
+    with pytest.raises(ReplayMismatch, match=r"step 1 .*state_hash"):
+        replay(build_pipeline(small()), MemorySource([changed]), first)
 
 
 def test_a_truncated_input_is_noticed(whole):

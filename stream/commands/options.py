@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,13 @@ def configured(command: Decorated) -> Decorated:
 
 def configuration(config_path: Path | None, overrides: Sequence[str]) -> Config:
     return load(config_path, overrides)
+
+
+def log_to_stderr() -> None:
+    """Shoal's own lines on stderr, so that stdout stays clean; of the libraries only what is wrong."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("kafka").setLevel(logging.ERROR)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout instead of text.")

@@ -21,7 +21,7 @@ import orjson
 from ..config import Config, Http, describe
 from ..events import CATALOG, CHANGES, LINEAGE, MANIFEST, MEMBERS, REJECTED, Counts
 from ..ports import CommitUnknown, ConfigError, Observer, Sink
-from .options import as_json, configuration, configured
+from .options import as_json, configuration, configured, log_to_stderr
 
 if TYPE_CHECKING:
     from ..engine import Engine
@@ -63,11 +63,8 @@ def command(
     if create_topics:
         overrides += ("kafka.create_topics=true",)
     config = configuration(config_path, overrides)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("kafka").setLevel(logging.ERROR)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    for line in describe(config).splitlines():
-        log.debug("%s", line)
+    log_to_stderr()
+    log.info("configuration:\n%s", describe(config))
     quiet = as_json or output == "-"
     if input_path is not None and output is not None:
         _run_files(
@@ -142,7 +139,6 @@ def _advice(counts: Counts, sink: Sink, input_path: str) -> str:
 def _run_kafka(config: Config, as_json: bool) -> None:
     from ..wiring import build_engine, kafka_ports
 
-    log.info("configuration:\n%s", describe(config))
     try:
         with ExitStack() as stack:
             observer = _observe(config, stack, serve=True, progress=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,7 +13,7 @@ import orjson
 from ..config import Config
 from ..events import MANIFEST, Manifest, OutRecord
 from ..ports import ConfigError, ReplayMismatch, Sink, Source, StateMismatch
-from .options import as_json, configuration, configured
+from .options import as_json, configuration, configured, log_to_stderr
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -39,11 +38,10 @@ def command(
     """
     from ..wiring import file_ports, kafka_reader_ports
 
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    log_to_stderr()
     if (input_path is None) != (output is None):
         raise ConfigError("--input and --output go together: give both, or neither for a run on Kafka")
     config = configuration(config_path, overrides)
-    logging.getLogger("kafka").setLevel(logging.ERROR)
     if input_path is not None and output is not None:
         if not Path(output).is_dir():
             raise ConfigError(f"--output {output}: no such folder; name the one that `shoal run` wrote")
