@@ -51,9 +51,13 @@ class Status:
 class Metrics:
     """Implements ports.Observer. `stage` is also the pipeline's Probe."""
 
-    def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        limits: Http | None = None,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.registry = prometheus.CollectorRegistry()
-        self.health = Health(Http(), clock_s)  # the limits that are configured come with `http.start`
+        self.health = Health(limits or Http(), clock_s)
         self.status = Status()
         self._clock_s = clock_s
         self._lag = Lag()
