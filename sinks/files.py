@@ -16,7 +16,7 @@ import base64
 import fcntl
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -35,7 +35,7 @@ from ..stream.events import (
     OutRecord,
 )
 from ..stream.manifest import decode_manifest, encode_manifest
-from ..stream.ports import ConfigError, DiskFailed
+from ..stream.ports import ConfigError, DiskFailed, Published
 
 _TOPICS = (LINEAGE, CATALOG, CHANGES, MEMBERS, REJECTED)
 """The files that are ours to cut; any other file in the folder belongs to somebody else."""
@@ -62,6 +62,16 @@ class FileSink:
             raise DiskFailed(
                 f"{self._directory}: {error.strerror}: is it a folder you may write to?"
             ) from None
+
+    def last(self) -> Manifest | None:
+        """Without the lock: somebody else may be writing."""
+        found = None
+        for manifest in self.manifests():
+            found = manifest
+        return found
+
+    def confirm(self) -> None:
+        """What was synced is there."""
 
     def commit(self, output: Output) -> None:
         lines: dict[str, list[bytes]] = {}
@@ -157,12 +167,15 @@ class FileSink:
                     if manifest.step > after:
                         yield manifest
 
-    def published(self, topic: str) -> Iterator[OutRecord]:
+    def bounds(self, topic: str) -> Mapping[int, tuple[int, int]]:
+        return {0: (0, sum(1 for _ in self.published(topic)))}
+
+    def published(self, topic: str) -> Iterator[Published]:
         path = self.path(topic)
         if path.exists():
             with path.open("rb") as file:
-                for line in file:
-                    yield decode_line(topic, line)
+                for offset, line in enumerate(file):
+                    yield Published(decode_line(topic, line), 0, offset)
 
     def close(self) -> None:
         for file in self._files.values():
@@ -179,6 +192,12 @@ class StdoutSink:
     def open(self) -> Manifest | None:
         return None
 
+    def last(self) -> Manifest | None:
+        return None
+
+    def confirm(self) -> None:
+        pass
+
     def commit(self, output: Output) -> None:
         for record in output.records:
             sys.stdout.buffer.write(encode_line(record, topic=record.topic))
@@ -187,7 +206,10 @@ class StdoutSink:
     def manifests(self, after: int = 0) -> Iterator[Manifest]:
         return iter(())
 
-    def published(self, topic: str) -> Iterator[OutRecord]:
+    def bounds(self, topic: str) -> Mapping[int, tuple[int, int]]:
+        return {}
+
+    def published(self, topic: str) -> Iterator[Published]:
         return iter(())
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from kafka import KafkaProducer, TopicPartition
@@ -25,27 +25,23 @@ from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
 from ..stream.config import Kafka
 from ..stream.events import MANIFEST, Manifest, Output, OutRecord
-from ..stream.kafka.admin import REJECTED_MAX_BYTES, describe, input_topic, topic_mark
+from ..stream.kafka.admin import REJECTED_MAX_BYTES, input_topic
 from ..stream.kafka.client import (
     Patience,
     bounded,
     broker_away,
     close_quietly,
-    connect,
     make,
     never,
 )
 from ..stream.kafka.reader import Reader, read_all
 from ..stream.kafka.settings import settings, transactional_id
-from ..stream.kafka.watch import START_OVER
 from ..stream.manifest import decode_manifest, encode_manifest
-from ..stream.ports import CommitUnknown, ConfigError, ShoalError, SourceGone, Stopped
+from ..stream.ports import CommitUnknown, ConfigError, Published, ShoalError, Stopped
 
 log = logging.getLogger("shoal")
 
 _CLOSE_S = 1.5
-_MARK = "input"
-"""Header of a manifest record: which topic its ranges are about (topic id, number of partitions)."""
 _NOTHING = ("shoal_null", b"1")
 """Header of a record that had neither key nor value: the client refuses to send that, an empty value stands in."""
 
@@ -68,40 +64,15 @@ class KafkaSink:
         self._bytes_max = bytes_max
         self._stopping = stopping
         self._producer: KafkaProducer | None = None
-        self._mark = ""
         self._usable = True
 
     # --- opening ----------------------------------------------------------------------------------------------
 
     def open(self) -> Manifest | None:
         """Raises BrokerGone; Stopped when told to stop while waiting; ConfigError when the broker refuses the
-        transactional id; SourceGone when the last manifest is about another input topic of the same name."""
-        self._mark = self._input_mark()
+        transactional id."""
         self._producer = self._fence()
-        found = self._last_record()
-        if found is None:
-            return None
-        self._check_mark(dict(found.headers).get(_MARK))
-        return decode_manifest(found.value)
-
-    def _input_mark(self) -> str:
-        admin = connect(self._config, self._stopping)
-        if admin is None:
-            raise Stopped
-        try:
-            topic = describe(admin, [input_topic(self._config)]).get(input_topic(self._config))
-        finally:
-            close_quietly(admin.close, _CLOSE_S, "admin client")
-        return "" if topic is None else topic_mark(topic)
-
-    def _check_mark(self, recorded: bytes | None) -> None:
-        """Offsets alone cannot tell a topic that was created again: it may hold as many records as the old one."""
-        if recorded is not None and recorded != self._mark.encode():
-            raise SourceGone(
-                f"{input_topic(self._config)} is not the topic that was read before (recorded "
-                f"{recorded.decode()}, found {self._mark or 'none'}): it was created again, or re-partitioned. "
-                f"Restore it, or {START_OVER}"
-            )
+        return self.last()
 
     def _fence(self) -> KafkaProducer:
         """From here on nobody else can commit with this transactional id, and nothing of theirs is pending."""
@@ -208,11 +179,7 @@ class KafkaSink:
                 futures, in_flight_bytes = [], 0
             futures.append(self._send_one(record))
             in_flight_bytes += size
-        futures.append(
-            self._send_one(
-                OutRecord(MANIFEST, None, encode_manifest(output.manifest), ((_MARK, self._mark.encode()),))
-            )
-        )
+        futures.append(self._send_one(OutRecord(MANIFEST, None, encode_manifest(output.manifest))))
         self._settle(futures)
 
     def _send_one(self, record: OutRecord) -> Any:
@@ -237,6 +204,13 @@ class KafkaSink:
                 raise future.exception or KafkaTimeoutError("a record was not acknowledged")
 
     # --- reading back -------------------------------------------------------------------------------------------
+
+    def confirm(self) -> None:
+        pass
+
+    def last(self) -> Manifest | None:
+        found = self._last_record()
+        return None if found is None else decode_manifest(found.value)
 
     def _last_record(self) -> Any:
         """The newest committed manifest record, or None."""
@@ -266,14 +240,23 @@ class KafkaSink:
         finally:
             reader.close()
 
-    def published(self, topic: str) -> Iterator[OutRecord]:
+    def bounds(self, topic: str) -> Mapping[int, tuple[int, int]]:
+        reader = Reader(self._config, self._config.topic_prefix + topic, self._stopping)
+        try:
+            return reader.bounds()
+        finally:
+            reader.close()
+
+    def published(self, topic: str) -> Iterator[Published]:
         """Every committed record of a topic (contract name), in the order of each key."""
         for record in read_all(self._config, self._config.topic_prefix + topic):
             headers = tuple(record.headers)
             if _NOTHING in headers:
-                yield OutRecord(topic, None, None, tuple(h for h in headers if h != _NOTHING))
+                headers = tuple(h for h in headers if h != _NOTHING)
+                found = OutRecord(topic, None, None, headers)
             else:
-                yield OutRecord(topic, record.key, record.value, headers)
+                found = OutRecord(topic, record.key, record.value, headers)
+            yield Published(found, record.partition, record.offset)
 
     def close(self) -> None:
         """Never hangs; a transaction that is still open is aborted by the broker."""

@@ -151,7 +151,7 @@ class Narrator:
         for fact, was in self._lineage:
             key = str(fact.lineage_id).encode()
             value = orjson.dumps(lineage_value(fact, names[fact.segment_id], was))
-            yield OutRecord(LINEAGE, key, value, (("ce_id", key), *headers, _JSON))
+            yield OutRecord(LINEAGE, key, value, (("ce_id", key), *headers))
 
     def _catalog_records(self) -> Iterator[OutRecord]:
         headers = self._headers("catalog", "/catalog")
@@ -159,7 +159,7 @@ class Narrator:
             key = str(profile.segment_id).encode()
             value = orjson.dumps(profile_value(profile, self._model(), self._pipeline.clock.now_ms))
             ce_id = ("ce_id", b"%b:%d" % (key, self._current.number))
-            yield OutRecord(CATALOG, key, value, (ce_id, *headers, _JSON))
+            yield OutRecord(CATALOG, key, value, (ce_id, *headers))
 
     def _change_records(self, told: Told) -> Iterator[OutRecord]:
         """Each change, and behind it the membership that follows from it."""
@@ -170,9 +170,9 @@ class Narrator:
             key = change["user"]["key"].encode()
             ce_id = ("ce_id", b"%b:%d" % (key, change["position"]["sequence"]))
             passed = _traceparent(records.traceparents.get(row))
-            yield OutRecord(CHANGES, key, orjson.dumps(change), (ce_id, *changed, _JSON, *passed))
+            yield OutRecord(CHANGES, key, orjson.dumps(change), (ce_id, *changed, *passed))
             value = None if change["to"] is None else orjson.dumps(member_value(change))
-            yield OutRecord(MEMBERS, key, value, (ce_id, *member, _JSON, *passed))
+            yield OutRecord(MEMBERS, key, value, (ce_id, *member, *passed))
 
     def _reject_records(self) -> Iterator[OutRecord]:
         """The original bytes, with the reason in the headers."""
@@ -191,17 +191,23 @@ class Narrator:
 
     def _headers(self, kind: str, path: str = "") -> Headers:
         """The headers that all records of a kind share."""
-        return (
-            ("ce_specversion", b"1.0"),
-            ("ce_source", (self._source + path).encode()),
-            ("ce_type", f"shoal.segment.{kind}.v1".encode()),
-            ("ce_time", rfc3339(self._pipeline.clock.now_ms).encode()),
-        )
+        return cloud_headers(self._source + path, kind, self._pipeline.clock.now_ms)
 
     @property
     def _current(self) -> Step:
         assert self._step is not None, "no step to speak of: begin(step) comes first"
         return self._step
+
+
+def cloud_headers(source: str, kind: str, time_ms: int) -> Headers:
+    """CloudEvents attributes of everything published about one kind of thing, but for its id."""
+    return (
+        ("ce_specversion", b"1.0"),
+        ("ce_source", source.encode()),
+        ("ce_type", f"shoal.segment.{kind}.v1".encode()),
+        ("ce_time", rfc3339(time_ms).encode()),
+        _JSON,
+    )
 
 
 def _bounded(key: bytes | None, value: bytes | None) -> tuple[bytes | None, bytes | None, str]:

@@ -154,10 +154,19 @@ class Engine(Frozen, frozen=True):
     poll_timeout_s: Annotated[float, _d("longest wait for input before looking round", gt=0, le=60)] = 0.1
     state_dir: Annotated[str, _d("folder of the snapshots; empty: none are kept")] = ""
     snapshot_every_steps: Annotated[int, _d("steps between two snapshots", ge=1)] = 200
+    stuck_after_s: Annotated[
+        float, _d("the process ends itself after this long without progress; 0: never", ge=0)
+    ] = 300.0
     snapshots_kept: Annotated[int, _d("older snapshots are removed", ge=1, le=1000)] = 3
 
 
 class Kafka(Frozen, frozen=True):
+    client: Annotated[
+        Literal["kafka-python", "confluent"],
+        _d(
+            "client library; confluent needs `pip install shoal[confluent]`, the same for all engines of a group"
+        ),
+    ] = "kafka-python"
     bootstrap_servers: Annotated[str, _d("brokers, host:port separated by commas")] = "127.0.0.1:9092"
     events_topic: Annotated[str, _d("input topic, without the prefix")] = "behavior.events"
     topic_prefix: Annotated[str, _d("put before every topic name")] = ""

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from .events import OutRecord
+from .events import Manifest, OutRecord
+from .manifest import encode_manifest
 from .ports import State
 
 
@@ -45,6 +46,7 @@ class Chain:
         self.state_hash = content_hash(config_hash.encode())
         self.manifest_hash = ""
         self.step = 0
+        self.epoch = 1
 
     def link(self, *parts: bytes | np.ndarray) -> str:
         """Extend the chain by what a step computed; the new state hash."""
@@ -52,10 +54,19 @@ class Chain:
         self.state_hash = content_hash(self.state_hash.encode(), *raw)
         return self.state_hash
 
+    def follow(self, manifest: Manifest) -> None:
+        """This manifest is the latest."""
+        self.state_hash = manifest.state_hash
+        self.manifest_hash = content_hash(encode_manifest(manifest))
+        self.step = manifest.step
+        self.epoch = manifest.epoch
+
     def snapshot(self) -> State:
-        return {"state_hash": self.state_hash, "manifest_hash": self.manifest_hash, "step": self.step}
+        return {name: getattr(self, name) for name in _FIELDS}
 
     def restore(self, state: State) -> None:
-        self.state_hash = state["state_hash"]
-        self.manifest_hash = state["manifest_hash"]
-        self.step = state["step"]
+        for name in _FIELDS:
+            setattr(self, name, state[name])
+
+
+_FIELDS = ("state_hash", "manifest_hash", "step", "epoch")

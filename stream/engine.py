@@ -2,6 +2,7 @@
 
 Everything that is not a function of (state, step) happens here and in the ports, in one order:
 
+    stand by while another engine works: what it has committed is computed again, a little at a time
     open     source (this engine is the one that works), sink (fences others, names the last manifest)
     recover  newest valid snapshot not past it, then the recorded steps again, muted, every hash compared
     run      poll, compute, commit; snapshots now and then
@@ -13,14 +14,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from .config import Config
 from .digest import content_hash
+from .epochs import opening_steps
 from .events import Counts, Manifest, Output, Range, Records, Step
 from .manifest import encode_manifest
 from .pipeline import Pipeline
 from .ports import (
+    START_OVER,
     CommitUnknown,
     Observer,
     Phase,
@@ -32,14 +35,13 @@ from .ports import (
     StateMismatch,
     Stopped,
     Store,
+    Ticker,
 )
 
 log = logging.getLogger("shoal")
 QUALITY_EVERY_S = 15.0
-
-
-def _wall_ms() -> int:
-    return time.time_ns() // 1_000_000
+_FOLLOW_S = 0.5
+"""While standing by, computing is interrupted this often, so that the group hears of us."""
 
 
 class Engine:
@@ -57,8 +59,10 @@ class Engine:
         sink: Sink,
         store: Store,
         observer: Observer,
-        wall_ms: Callable[[], int] = _wall_ms,
+        clock: Ticker = time,
+        fresh: int | None = None,
     ) -> None:
+        """`fresh`: begin this epoch with an empty state, unless it has begun already; 0: the next one."""
         self.config = config
         self.pipeline = pipeline
         self.source = source
@@ -68,11 +72,12 @@ class Engine:
         self.counts = Counts()
         self.positions: dict[int, int] = {}
         self.steps = 0
-        self._wall_ms = wall_ms
+        self._clock = clock
+        self._fresh = fresh
+        self._empty = pipeline.snapshot()
         self._stopping = False
         self._closed = False  # the latest step was the closing one
-        self._idle_since_s = time.monotonic()
-        self._last_quality_s = time.monotonic()
+        self._idle_since_s = self._last_quality_s = clock.monotonic()
 
     def stop(self) -> None:
         """Finish the step, commit, and return from run(). Safe in a signal handler."""
@@ -85,7 +90,7 @@ class Engine:
     def run(self) -> None:
         try:
             self.observer.phase(Phase.STARTING)
-            if self.source.open(lambda: self._stopping):
+            if self.source.open(lambda: self._stopping, self._follow):
                 self._recover(self.sink.open())
                 self.observer.phase(Phase.RUNNING)
                 self._loop()
@@ -98,6 +103,7 @@ class Engine:
             self.observer.phase(Phase.STOPPING)
             self.source.close()
             self.sink.close()
+            self.store.close()
 
     def _loop(self) -> None:
         config = self.config.engine
@@ -110,35 +116,41 @@ class Engine:
             records, ranges = polled
             if ranges or self._idle_step_due():
                 self._step(records, ranges)
+            else:
+                self.sink.confirm()
+            self._report_snapshots()
             self.observer.alive(self.source.lag())
             self._measure()
 
     def _step(self, records: Records, ranges: tuple[Range, ...], closing: bool = False) -> None:
         as_of_ms = self._wall_ms() if self.source.wall_clock else None
-        output = self.pipeline.step(Step(self.steps + 1, ranges, records, as_of_ms, closing))
-        started_s = time.monotonic()
+        step = Step(self.steps + 1, ranges, records, as_of_ms, closing, self.source.mark)
+        output = self.pipeline.step(step)
+        started_s = self._clock.monotonic()
         with self.observer.stage("commit"):
             self.sink.commit(output)
         self._advance(output)
-        self._idle_since_s = time.monotonic()
+        self._idle_since_s = self._clock.monotonic()
         latency_s = None
         if as_of_ms is not None and output.counts.accepted:
             latency_s = max(0.0, (self._wall_ms() - self.pipeline.clock.now_ms) / 1000)
         self.observer.committed(output, self._idle_since_s - started_s, self.source.lag(), latency_s)
-        if self.steps % self.config.engine.snapshot_every_steps == 0:
-            self._save()
+        self._maybe_save()
 
     def _advance(self, output: Output) -> None:
-        self._closed = output.manifest.closing
-        self.steps = output.step
         self.counts = self.counts.plus(output.counts)
-        self.positions |= {r.partition: r.end for r in output.manifest.ranges}
+        self._note(output.manifest)
+
+    def _note(self, manifest: Manifest) -> None:
+        self._closed = manifest.closing
+        self.steps = manifest.step
+        self.positions |= {r.partition: r.end for r in manifest.ranges}
 
     def _idle_step_due(self) -> bool:
         """With a silent topic, empty steps let windows move; none is made, or recorded, that would do nothing."""
         if not self.source.wall_clock or not self.steps:
             return False
-        now_s = time.monotonic()
+        now_s = self._clock.monotonic()
         if (now_s - self._idle_since_s) * 1000 < self.config.time.idle_step_ms:
             return False
         self._idle_since_s = now_s
@@ -149,60 +161,120 @@ class Engine:
         if self.pipeline.clock.now_ms and not self._closed:
             self._step(Records.empty(), (), closing=True)
 
+    def _wall_ms(self) -> int:
+        return self._clock.time_ns() // 1_000_000
+
     # --- recovery -------------------------------------------------------------------------------------------
+
+    def _follow(self) -> None:
+        """While another engine works: be ready to go on where it stops. Raises as `_recover` does."""
+        last = self.sink.last()
+        if last is not None:
+            self._catch_up(last, self._clock.monotonic() + _FOLLOW_S)
 
     def _recover(self, last: Manifest | None) -> None:
         """Bring the state to the last committed step. Raises StateMismatch, ReplayMismatch, SourceGone, Stopped."""
         if last is not None:
             self.observer.phase(Phase.RECOVERING)
-            started_s = time.monotonic()
-            self._check_compatible(last)
-            self._load(last)
-            first = self.steps
-            self._replay_after(last)
-            self.observer.recovered(self.steps - first, time.monotonic() - started_s)
+            if self._fresh is not None and (self._fresh == 0 or self._fresh > last.epoch):
+                self._begin_epoch(last)
+            else:
+                self._go_on(last)
         self.source.seek(self.positions)
 
-    def _replay_after(self, last: Manifest) -> None:
+    def _go_on(self, last: Manifest) -> None:
+        started_s = self._clock.monotonic()
+        first = self.steps
+        self._catch_up(last)
+        if self.steps != last.step:
+            raise ReplayMismatch(f"the last manifest is of step {last.step}, replay ended at {self.steps}")
+        if last.opening:
+            self._open_epoch(last, ())  # this process's predecessor may have been in the middle of it
+        self.observer.recovered(self.steps - first, self._clock.monotonic() - started_s)
+
+    def _catch_up(self, last: Manifest, until_s: float = float("inf")) -> None:
+        """Compute again what `last` and the steps before it recorded, as far as time allows."""
+        self._check_compatible(last)
+        if not self.steps or self.pipeline.chain.epoch != last.epoch:
+            self._load(last)
         for manifest in self.sink.manifests(after=self.steps):
             if self._stopping:
                 raise Stopped
-            if manifest.step != self.steps + 1:
-                raise SourceGone(
-                    f"the manifests of steps {self.steps + 1} to {manifest.step - 1} are gone, and no snapshot "
-                    f"reaches beyond them: keep the manifest topic for ever (retention.ms=-1), and start over "
-                    f"with another topic_prefix and group_id"
-                )
+            if manifest.epoch == last.epoch:
+                self._again(manifest)
+            if manifest.step >= last.step or self._clock.monotonic() > until_s:
+                return
+
+    def _again(self, manifest: Manifest) -> None:
+        if manifest.opening:
+            self.pipeline.restore(self._empty)
+            self.pipeline.begin_epoch(manifest)
+            if manifest.ranges:
+                self.counts, self.positions = Counts(), {}
+            self._note(manifest)
+        elif manifest.step == self.steps + 1:
             self._advance(replay(self.pipeline, self.source, manifest))
-        if self.steps != last.step:
-            raise ReplayMismatch(f"the last manifest is of step {last.step}, replay ended at {self.steps}")
+            self._maybe_save()
+            self._report_snapshots()
+        else:
+            raise SourceGone(
+                f"the manifests of steps {self.steps + 1} to {manifest.step - 1} are gone, and no snapshot "
+                f"reaches beyond them: keep the manifest topic for ever (retention.ms=-1), and {START_OVER}"
+            )
 
     def _check_compatible(self, last: Manifest) -> None:
+        if last.source != self.source.mark:
+            raise SourceGone(
+                f"the input is not the one that was read before (recorded {last.source or 'none'}, found "
+                f"{self.source.mark or 'none'}): the topic was created again, or re-partitioned. Restore it, "
+                f"or {START_OVER}"
+            )
         if last.config_hash != self.pipeline.config_hash:
             raise StateMismatch(
                 f"step {last.step} was made with configuration {last.config_hash}, this process has "
                 f"{self.pipeline.config_hash}: [input] to [membership] must not change under recorded steps. "
-                f"Restore the old values, or start over with another --output, topic_prefix or group_id"
+                f"Restore the old values, or {START_OVER}"
             )
         recorded, ours = last.versions["features"], self.pipeline.features.version
         if recorded != ours:
             raise StateMismatch(
                 f"step {last.step} was made with features {recorded}, this process builds {ours}: run the "
-                f"version of shoal that wrote it, or start over with another --output or topic_prefix"
+                f"version of shoal that wrote it, or {START_OVER}"
             )
+
+    # --- a new epoch ----------------------------------------------------------------------------------------
+
+    def _begin_epoch(self, last: Manifest) -> None:
+        """Forget the state, keep the ids: from here on as if for the first time, where the log still allows."""
+        for manifest in self.sink.manifests():
+            self._note(manifest)
+        same = last.source == self.source.mark
+        starts = self.source.nearest(self.positions if same else {})
+        self.pipeline.restore(self._empty)
+        self.counts, self.positions = Counts(), {}
+        self._open_epoch(last, tuple(Range(p, at, at) for p, at in sorted(starts.items())))
+
+    def _open_epoch(self, last: Manifest, starts: tuple[Range, ...]) -> None:
+        for output in opening_steps(self.pipeline, last, starts, self.source.mark, self.sink.published):
+            self.sink.commit(output)
+            self._note(output.manifest)
+        log.warning("epoch %d begins: no state, no members; it goes on at %s", last.epoch + 1, self.positions)
+
+    # --- snapshots ------------------------------------------------------------------------------------------
 
     def _load(self, last: Manifest) -> None:
         """The newest snapshot that belongs to this line of manifests and can be read, if there is one."""
-        empty = self.pipeline.snapshot()
         for step, manifest_hash, state in self.store.newest(not_past=last.step):
             recorded = last if step == last.step else next(self.sink.manifests(after=step - 1), last)
-            if content_hash(encode_manifest(recorded)) != manifest_hash:
+            same = content_hash(encode_manifest(recorded)) == manifest_hash
+            if not same or recorded.epoch != last.epoch or step <= self.steps:
                 continue
             try:
                 self._restore(state)
             except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
                 log.warning("snapshot of step %d has another layout (%r); trying an older one", step, error)
-                self.pipeline.restore(empty)
+                self.pipeline.restore(self._empty)
+                self.steps = 0
                 continue
             self.steps = step
             self._closed = recorded.closing
@@ -214,21 +286,25 @@ class Engine:
         self.pipeline.restore(state["pipeline"])
         self.counts, self.positions = counts, positions
 
-    def _save(self) -> None:
-        started_s = time.monotonic()
-        counts = {name: getattr(self.counts, name) for name in Counts.__dataclass_fields__}
-        state = {
+    def _maybe_save(self) -> None:
+        if self.steps % self.config.engine.snapshot_every_steps == 0:
+            self.store.save(self.steps, self.pipeline.chain.manifest_hash, self._state)
+
+    def _state(self) -> State:
+        return {
             "pipeline": self.pipeline.snapshot(),
             "positions": {str(p): offset for p, offset in self.positions.items()},
-            "counts": counts,
+            "counts": {name: getattr(self.counts, name) for name in Counts.__dataclass_fields__},
         }
-        size_bytes = self.store.save(self.steps, self.pipeline.chain.manifest_hash, state)
-        if size_bytes:
-            self.observer.snapshot_saved(self.steps, time.monotonic() - started_s, size_bytes)
+
+    def _report_snapshots(self) -> None:
+        for saved in self.store.finished():
+            self.observer.snapshot_saved(saved)
 
     def _measure(self) -> None:
-        if time.monotonic() - self._last_quality_s >= QUALITY_EVERY_S:
-            self._last_quality_s = time.monotonic()
+        now_s = self._clock.monotonic()
+        if now_s - self._last_quality_s >= QUALITY_EVERY_S:
+            self._last_quality_s = now_s
             if (measured := self.pipeline.quality()) is not None:
                 self.observer.quality(*measured)
 
@@ -236,7 +312,7 @@ class Engine:
 def replay(pipeline: Pipeline, source: Source, manifest: Manifest) -> Output:
     """Compute a recorded step again. Raises ReplayMismatch at the first difference, SourceGone for a gap."""
     records = source.read(manifest.ranges)
-    step = Step(manifest.step, manifest.ranges, records, manifest.as_of_ms, manifest.closing)
+    step = Step(manifest.step, manifest.ranges, records, manifest.as_of_ms, manifest.closing, manifest.source)
     output = pipeline.step(step)
     if output.manifest != manifest:
         raise ReplayMismatch(_difference(manifest, output.manifest))

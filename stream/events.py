@@ -99,6 +99,7 @@ class Step:
     records: Records
     as_of_ms: int | None  # wall clock read once by the shell; None: the events themselves are the clock
     closing: bool = False  # last step of a finite input: decide with what there is
+    source: str = ""  # which input the ranges are about, in the source's own words
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +260,9 @@ class Manifest:
     """One record per step: with the input log, all that is needed to compute the step again."""
 
     step: int
+    epoch: int  # 1, 2, ...: grows when somebody starts over with a fresh state (see `epochs.py`)
+    opening: bool  # this step begins an epoch: it publishes the end of the one before, and reads nothing
+    source: str  # which input the ranges are about; "" where it has no identity
     ranges: tuple[Range, ...]
     as_of_ms: int | None
     closing: bool
@@ -266,6 +270,8 @@ class Manifest:
     versions: Mapping[str, Any]  # features, encoder, segmenter
     watermark_ms: int
     counts: Counts
+    next_segment_id: int  # segment and lineage ids from here on were never used, in any epoch
+    next_lineage_id: int
     previous_hash: str  # hash of the manifest before this one ("" for the first)
     output_hash: str
     state_hash: str

@@ -15,6 +15,9 @@ def encode_manifest(manifest: Manifest) -> bytes:
     counts = manifest.counts
     body = {
         "step": manifest.step,
+        "epoch": manifest.epoch,
+        "opening": manifest.opening,
+        "source": manifest.source,
         "ranges": [[r.partition, r.start, r.end] for r in manifest.ranges],
         "as_of_ms": manifest.as_of_ms,
         "closing": manifest.closing,
@@ -31,6 +34,8 @@ def encode_manifest(manifest: Manifest) -> bytes:
             "clamped": counts.clamped,
             "by_type": dict(counts.by_type),
         },
+        "next_segment_id": manifest.next_segment_id,
+        "next_lineage_id": manifest.next_lineage_id,
         "previous_hash": manifest.previous_hash,
         "output_hash": manifest.output_hash,
         "state_hash": manifest.state_hash,

@@ -20,10 +20,9 @@ from .catalog import Catalog
 from .changes import Narrator
 from .clock import Clock
 from .config import Config
-from .digest import Chain, content_hash, output_hash
+from .digest import Chain, output_hash
 from .events import F32, I32, Counts, Events, Manifest, Output, Reject, Scored, Step
 from .features import Features
-from .manifest import encode_manifest
 from .membership import Membership, Moves
 from .ports import Probe, Publication, Publisher, Segmenter, State, no_probe
 from .quality import davies_bouldin, silhouette
@@ -164,6 +163,9 @@ class Pipeline:
         )  # fmt: skip
         manifest = Manifest(
             step=step.number,
+            epoch=chain.epoch,
+            opening=False,
+            source=step.source,
             ranges=step.ranges,
             as_of_ms=step.as_of_ms,
             closing=step.closing,
@@ -171,13 +173,20 @@ class Pipeline:
             versions=self.versions(),
             watermark_ms=self.clock.watermark_ms,
             counts=counts,
+            next_segment_id=self.membership.next_id,
+            next_lineage_id=self.membership.next_lineage_id,
             previous_hash=chain.manifest_hash,
             output_hash=output_hash(records),
             state_hash=state_hash,
         )
-        chain.manifest_hash = content_hash(encode_manifest(manifest))
-        chain.step = step.number
+        chain.follow(manifest)
         return Output(step.number, records, manifest, counts, self._gauges(moves, publication))
+
+    def begin_epoch(self, opening: Manifest) -> None:
+        """Go on after a step that begins an epoch: fresh in everything but what must never repeat."""
+        self.membership.next_id = opening.next_segment_id
+        self.membership.next_lineage_id = opening.next_lineage_id
+        self.chain.follow(opening)
 
     # --- what others may ask -----------------------------------------------------------------------------
 

@@ -107,17 +107,26 @@ def no_probe(stage: str) -> AbstractContextManager[None]:
 # --- the shell's ports ----------------------------------------------------------------------------------
 
 
+def nothing() -> None:
+    """What to do while waiting, by default."""
+
+
 class Source(Protocol):
     """Where records come from. Read-only: it never commits anything."""
 
     finite: bool  # True: `poll` may say None, "the end was reached"
     wall_clock: bool  # True: steps carry the wall clock as `as_of_ms`; False: the events are the clock
+    mark: str  # once open: tells this input from another one of the same name; "" where nothing can
 
-    def open(self, stopping: Callable[[], bool]) -> bool:
+    def open(self, stopping: Callable[[], bool], meanwhile: Callable[[], None] = nothing) -> bool:
         """Connect, and wait until this engine is the one that works. False: told to stop before that.
 
+        While another one works, `meanwhile` is called again and again; it returns within a second or so.
         Raises BrokerGone after `kafka.broker_wait_s`, TopicsMissing, InputError.
         """
+
+    def nearest(self, positions: Mapping[int, int]) -> Mapping[int, int]:
+        """For every partition: that position if the log still holds it, else the first offset there is."""
 
     def seek(self, positions: Mapping[int, int]) -> None:
         """Go on at these next offsets; partitions not named start at their first offset.
@@ -140,11 +149,29 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A committed record, and where it stands. In a file: partition 0, the line's number from 0."""
+
+    record: OutRecord
+    partition: int
+    offset: int
+
+
 class Sink(Protocol):
     """Where outputs go. A commit is whole or not at all; after any doubt it raises and is never reused."""
 
     def open(self) -> Manifest | None:
         """Fence every other writer, cut any unfinished tail, return the last committed manifest."""
+
+    def last(self) -> Manifest | None:
+        """The last committed manifest. Fences nobody, needs no `open`: for those who stand by."""
+
+    def confirm(self) -> None:
+        """Read back what the last commit said it did, if that is still open; cheap when called often.
+
+        Raises CommitUnknown when it is not there: a client can report a commit that never happened.
+        """
 
     def commit(self, output: Output) -> None:
         """All of the output's records, its manifest and the input positions, atomically and durably.
@@ -155,20 +182,49 @@ class Sink(Protocol):
     def manifests(self, after: int = 0) -> Iterator[Manifest]:
         """Committed manifests with step > after, in order."""
 
-    def published(self, topic: str) -> Iterator[OutRecord]:
+    def bounds(self, topic: str) -> Mapping[int, tuple[int, int]]:
+        """partition -> first offset of the topic that is still there, and the end of what is committed now."""
+
+    def published(self, topic: str) -> Iterator[Published]:
         """Committed records of one topic (contract name), in an order that keeps each key's own."""
 
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A snapshot that is durable now."""
+
+    step: int
+    seconds: float  # from the call to the end
+    size_bytes: int
+    pause_s: float  # how long the caller of `save` waited
+
+
 class Store(Protocol):
     """Snapshots of the pipeline's state: a cache, never the truth."""
 
-    def save(self, step: int, manifest_hash: str, state: State) -> int:
-        """Keep this state; the size in bytes, 0 when nothing is kept."""
+    def save(self, step: int, manifest_hash: str, capture: Callable[[], State]) -> None:
+        """Keep the state that `capture` returns, as it is now; maybe beside the caller, who goes on.
+
+        At most one is written at a time: while one is, a call does nothing.
+        """
+
+    def finished(self) -> Sequence[Saved]:
+        """What has become durable since the last call; looked at in every turn of the loop."""
 
     def newest(self, not_past: int) -> Iterator[tuple[int, str, State]]:
         """Valid snapshots with step <= not_past, newest first; damaged ones are skipped with a warning."""
+
+    def close(self) -> None:
+        """Wait a moment for what is being written, then give it up."""
+
+
+class Ticker(Protocol):
+    """The two clocks the shell reads; the `time` module is one."""
+
+    def monotonic(self) -> float: ...  # seconds
+    def time_ns(self) -> int: ...  # since 1970
 
 
 class Phase(StrEnum):
@@ -194,13 +250,17 @@ class Observer(Protocol):
         """A step is durable. `latency_s`: newest accepted event's time to commit, where a wall clock is used."""
 
     def alive(self, lag: Mapping[int, int]) -> None: ...  # the loop turned, with or without input
-    def snapshot_saved(self, step: int, seconds: float, size_bytes: int) -> None: ...
+    def snapshot_saved(self, saved: Saved) -> None: ...
     def recovered(self, steps: int, seconds: float) -> None: ...
     def quality(self, silhouette: float, davies_bouldin: float, inertia: Sequence[float]) -> None: ...
 
 
 class Stopped(Exception):
     """Told to stop while waiting for the world: not a failure, the engine returns as if it had been idle."""
+
+
+START_OVER = "start once with --fresh-state (a new epoch: empty state, new segment ids)"
+"""The way on when recorded steps cannot be continued; `stream/epochs.py` says what it does."""
 
 
 # --- named failures of the world -------------------------------------------------------------------------

@@ -11,7 +11,8 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import orjson
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from .ports import DiskFailed, State
+from .ports import DiskFailed, Saved, State
 
 FORMAT = 1
 log = logging.getLogger("shoal")
@@ -30,11 +31,17 @@ log = logging.getLogger("shoal")
 class NoStore:
     """Keeps nothing: recovery replays every recorded step."""
 
-    def save(self, step: int, manifest_hash: str, state: State) -> int:
-        return 0
+    def save(self, step: int, manifest_hash: str, capture: Callable[[], State]) -> None:
+        pass
+
+    def finished(self) -> Sequence[Saved]:
+        return ()
 
     def newest(self, not_past: int) -> Iterator[tuple[int, str, State]]:
         return iter(())
+
+    def close(self) -> None:
+        pass
 
 
 class DirectoryStore:
@@ -47,6 +54,7 @@ class DirectoryStore:
     def __init__(self, directory: Path, kept: int) -> None:
         self._directory = directory
         self._kept = kept
+        self._finished: list[Saved] = []
         try:
             directory.mkdir(parents=True, exist_ok=True)
             for torn in directory.glob("snapshot-*.tmp"):  # of a process that was killed
@@ -58,9 +66,10 @@ class DirectoryStore:
                 f"engine.state_dir {directory}: {error.strerror}. Name a folder that this user may write to"
             ) from None
 
-    def save(self, step: int, manifest_hash: str, state: State) -> int:
-        """Write one snapshot, atomically; its size in bytes, 0 when the disk refused."""
-        data = pack({"step": step, "manifest_hash": manifest_hash, "state": state})
+    def save(self, step: int, manifest_hash: str, capture: Callable[[], State]) -> None:
+        """Write one snapshot, atomically; a warning when the disk refused."""
+        started_s = time.monotonic()
+        data = pack({"step": step, "manifest_hash": manifest_hash, "state": capture()})
         digest = hashlib.blake2b(data, digest_size=8).hexdigest()
         path = self._directory / f"snapshot-{step:012d}-{digest}.safetensors"
         temporary = path.with_suffix(".tmp")
@@ -71,8 +80,16 @@ class DirectoryStore:
             log.warning("snapshot %s could not be written (%s); going on without it", path, error.strerror)
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
-            return 0
-        return len(data)
+            return
+        took_s = time.monotonic() - started_s
+        self._finished.append(Saved(step, took_s, len(data), took_s))
+
+    def finished(self) -> Sequence[Saved]:
+        found, self._finished = self._finished, []
+        return found
+
+    def close(self) -> None:
+        pass
 
     def _remove_old(self, step: int) -> None:
         """Nothing is later than the step just saved, except in a history that was given up."""

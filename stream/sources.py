@@ -21,7 +21,7 @@ from typing import BinaryIO, cast
 import numpy as np
 
 from .events import Range, Records
-from .ports import InputError, SourceGone
+from .ports import InputError, SourceGone, nothing
 
 _CHUNK_BYTES = 1 << 20
 LINE_BYTES_MAX = 1 << 25
@@ -47,13 +47,18 @@ class MemorySource:
 
     finite = True
     wall_clock = False
+    mark = ""
 
     def __init__(self, partitions: Sequence[Sequence[bytes | None]]) -> None:
         self._partitions = partitions
         self._next = [0] * len(partitions)
 
-    def open(self, stopping: Callable[[], bool]) -> bool:
+    def open(self, stopping: Callable[[], bool], meanwhile: Callable[[], None] = nothing) -> bool:
         return not stopping()
+
+    def nearest(self, positions: Mapping[int, int]) -> Mapping[int, int]:
+        wanted = {p: positions.get(p, 0) for p in range(len(self._partitions))}
+        return {p: at if at <= len(self._partitions[p]) else 0 for p, at in wanted.items()}
 
     def seek(self, positions: Mapping[int, int]) -> None:
         for partition, offset in positions.items():
@@ -117,6 +122,7 @@ class FileSource:
     """
 
     wall_clock = False
+    mark = ""  # a file may be moved; that it was changed shows in the hashes
 
     def __init__(self, path: str, follow: bool = False) -> None:
         self._path = path
@@ -130,9 +136,16 @@ class FileSource:
         self._replay: tuple[int, _Lines] | None = None  # next line number, reader
         self._next = 0
 
-    def open(self, stopping: Callable[[], bool]) -> bool:
+    def open(self, stopping: Callable[[], bool], meanwhile: Callable[[], None] = nothing) -> bool:
         self._lines = _Lines(self._path, self._follow)
         return not stopping()
+
+    def nearest(self, positions: Mapping[int, int]) -> Mapping[int, int]:
+        try:
+            self.seek(positions)
+        except SourceGone:
+            self.seek({})
+        return {0: self._next}
 
     def seek(self, positions: Mapping[int, int]) -> None:
         self._close_replay()

@@ -43,6 +43,9 @@ def manifest(step: int, **changes: object) -> Manifest:
     """Of a step about which only `changes` matter; what is hashed shows nowhere."""
     base: dict[str, object] = {
         "step": step,
+        "epoch": 1,
+        "opening": False,
+        "source": "",
         "ranges": (Range(0, 0, 1),),
         "as_of_ms": None,
         "closing": False,
@@ -50,6 +53,8 @@ def manifest(step: int, **changes: object) -> Manifest:
         "versions": {"features": "f", "encoder": 0, "segmenter": 1},
         "watermark_ms": 0,
         "counts": Counts(),
+        "next_segment_id": 1,
+        "next_lineage_id": 1,
         "previous_hash": f"{step - 1}" if step > 1 else "",
         "output_hash": "o",
         "state_hash": f"s{step}",

@@ -62,7 +62,7 @@ def test_the_subscriber_reads_what_the_engine_writes(broker):
     config = create_topics(kafka_config(broker))
     written = MemorySink()
     engine(small(), sink=written).run()
-    change = next(written.published(CHANGES))
+    change = next(written.published(CHANGES)).record
     send(config, [(0, change.key, change.value)], CHANGES)
     section = (ROOT / "README.md").read_text().split("A subscriber in a few lines")[1]
     code = re.findall(r"```python\n(.*?)```", section, re.S)[0]

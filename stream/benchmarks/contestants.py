@@ -32,7 +32,7 @@ import msgspec  # noqa: E402
 from ..config import Config, load  # noqa: E402
 from ..engine import Engine  # noqa: E402
 from ..events import CHANGES, Output  # noqa: E402
-from ..ports import Phase, ShoalError, Sink, Source  # noqa: E402
+from ..ports import Phase, Saved, ShoalError, Sink, Source  # noqa: E402
 from ..snapshots import NoStore  # noqa: E402
 from ..wiring import build_pipeline, file_ports, kafka_ports  # noqa: E402
 
@@ -75,7 +75,7 @@ class StageTimes:
             self.engine.stop()
 
     def alive(self, lag: Mapping[int, int]) -> None: ...
-    def snapshot_saved(self, step: int, seconds: float, size_bytes: int) -> None: ...
+    def snapshot_saved(self, saved: Saved) -> None: ...
     def recovered(self, steps: int, seconds: float) -> None: ...
     def quality(self, silhouette: float, davies_bouldin: float, inertia: Sequence[float]) -> None: ...
 

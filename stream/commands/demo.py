@@ -15,7 +15,7 @@ import orjson
 
 from ..config import Config
 from ..events import CHANGES, Range, Reason, Records
-from ..ports import ConfigError, Observer, Sink, SourceGone
+from ..ports import ConfigError, Observer, Sink, SourceGone, nothing
 from ..simulation.population import Settings, Span
 from ..simulation.simulator import Batch, Simulator
 from .options import AT_LEAST_0, AT_LEAST_1, DAYS_RANGE, SECONDS, as_json, configuration, configured
@@ -134,6 +134,7 @@ class SimulatedSource:
 
     finite = True
     wall_clock = False
+    mark = ""
 
     def __init__(
         self, simulator: Simulator, seconds: float, clock_s: Callable[[], float] = time.monotonic
@@ -146,9 +147,12 @@ class SimulatedSource:
         self._next = 0
         self._batches: Iterator[Batch] = iter(())
 
-    def open(self, stopping: Callable[[], bool]) -> bool:
+    def open(self, stopping: Callable[[], bool], meanwhile: Callable[[], None] = nothing) -> bool:
         self._ends_s = self._clock_s() + self._seconds
         return not stopping()
+
+    def nearest(self, positions: Mapping[int, int]) -> Mapping[int, int]:
+        return {0: 0}
 
     def seek(self, positions: Mapping[int, int]) -> None:
         if positions:
@@ -220,7 +224,7 @@ def changes_of(sink: Sink, truth: Sequence[Span], segments: Mapping[str, int]) -
     since = {before.user_id: before.to_ms for before in truth if before.to_ms < truth[-1].to_ms}
     reasons: dict[str, int] = {}
     best: tuple[tuple[bool, bool, bool, float], Mapping[str, Any]] | None = None
-    for record in sink.published(CHANGES):
+    for record in (found.record for found in sink.published(CHANGES)):
         change = orjson.loads(record.value or b"null")
         kind, user = change["reason"]["kind"], change["user"]["key"]
         reasons[kind] = reasons.get(kind, 0) + 1

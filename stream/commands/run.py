@@ -129,8 +129,8 @@ def _advice(counts: Counts, sink: Sink, input_path: str) -> str:
 
     details: Counter[str] = Counter()
     if counts.rejected:
-        for record in islice(sink.published(REJECTED), _REJECTS_READ):
-            headers = dict(record.headers)
+        for found in islice(sink.published(REJECTED), _REJECTS_READ):
+            headers = dict(found.record.headers)
             kind = re.sub(r"\d+", "N", headers["detail"].decode())  # positions differ from record to record
             details[f"{headers['reason'].decode()}: {kind}"] += 1
     return rejects_text(counts, details, input_path)

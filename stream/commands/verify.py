@@ -83,7 +83,7 @@ def verify(config: Config, source: Source, sink: Sink) -> dict[str, Any]:
         steps += 1
         records += manifest.counts.records
     for topic, expected in digests.items():
-        expected.compare(topic, _readable(sink.published(topic), topic))
+        expected.compare(topic, _readable((found.record for found in sink.published(topic)), topic))
     return {
         "steps": steps,
         "records": records,

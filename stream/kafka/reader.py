@@ -13,7 +13,7 @@ from kafka.errors import KafkaError, OffsetOutOfRangeError
 
 from ..config import Kafka
 from ..events import Records
-from ..ports import BrokerGone, SourceGone, Stopped
+from ..ports import START_OVER, BrokerGone, SourceGone, Stopped
 from .client import REFUSED, Patience, bounded, close_quietly, connect, make, never, refused
 from .settings import settings
 
@@ -101,7 +101,7 @@ class Reader:
         if partition not in self._first:
             raise SourceGone(
                 f"{self.topic} has {len(self._first)} partitions, but partition {partition} was read before: the "
-                f"topic was created again. Restore it, or start over with another kafka.topic_prefix and group_id"
+                f"topic was created again. Restore it, or {START_OVER}"
             )
         if end > self._end[partition]:
             self._patiently(self._ask_ends, "ask")
@@ -110,7 +110,7 @@ class Reader:
             raise SourceGone(
                 f"{self.topic} partition {partition}: offsets [{start}, {end}) were read before, but the log now "
                 f"holds [{first}, {last}): it was truncated, or created again. Restore it and raise its retention, "
-                f"or start over with another kafka.topic_prefix and group_id"
+                f"or {START_OVER}"
             )
 
     def read(self, partition: int, start: int, end: int) -> Iterator[Any]:

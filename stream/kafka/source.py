@@ -23,14 +23,14 @@ from kafka.structs import ConsumerGroupMetadata, MemberState
 
 from ..config import Kafka
 from ..events import Range, Records
-from ..ports import BrokerGone, CommitUnknown, Phase, SourceGone
+from ..ports import START_OVER, BrokerGone, CommitUnknown, Phase, SourceGone, nothing
 from ..sources import join
 from .admin import describe, ensure_topics, input_topic, topic_mark
 from .client import REFUSED, Patience, close_quietly, connect, make, never, refused, wait_for_broker
 from .group import OneOwner, Ownership
 from .reader import FETCH, Reader, to_records
 from .settings import settings
-from .watch import START_OVER, Watch, outside
+from .watch import Watch, outside
 
 __all__ = ["KafkaSource", "wait_for_broker"]
 
@@ -64,7 +64,7 @@ class KafkaSource:
         self._owner = OneOwner()
         self._ownership = Ownership(self._owner)
         self._partitions: list[TopicPartition] = []
-        self._mark = ""
+        self.mark = ""
         self._next: dict[int, int] = {}  # partition -> next offset to hand out
         self._unrecorded: dict[int, int] = {}  # partition -> where it begins, not yet in any step's ranges
         self._kept_s = 0.0
@@ -72,13 +72,13 @@ class KafkaSource:
 
     # --- becoming the one that works ----------------------------------------------------------------------
 
-    def open(self, stopping: Callable[[], bool]) -> bool:
+    def open(self, stopping: Callable[[], bool], meanwhile: Callable[[], None] = nothing) -> bool:
         """Raises BrokerGone, TopicsMissing, ConfigError (refused), SourceGone (another topic by that name)."""
         self._stopping = stopping
         patience = Patience(self._config, stopping)
         while not stopping():
             try:
-                return self._look_at_topics() and self._subscribe() and self._wait_for_turn()
+                return self._look_at_topics() and self._subscribe() and self._wait_for_turn(meanwhile)
             except REFUSED as error:
                 raise refused(self._config, error) from None
             except (KafkaError, TimeoutError) as error:  # it went away again, or is only just coming up
@@ -99,7 +99,7 @@ class KafkaSource:
             topic = describe(admin, [self._topic])[self._topic]
         finally:
             close_quietly(admin.close, _CLOSE_S, "admin client")
-        self._mark = topic_mark(topic)
+        self.mark = topic_mark(topic)
         self._partitions = sorted(
             TopicPartition(self._topic, p["partition_index"]) for p in topic["partitions"]
         )
@@ -119,11 +119,11 @@ class KafkaSource:
         )
         self._consumer.subscribe([self._topic], listener=self._ownership)
         self._watch = Watch(
-            config, self._consumer, self._partitions, self._mark, self._stopping, self.on_phase
+            config, self._consumer, self._partitions, self.mark, self._stopping, self.on_phase
         )
         return True
 
-    def _wait_for_turn(self) -> bool:
+    def _wait_for_turn(self, meanwhile: Callable[[], None]) -> bool:
         """Join, and stand by until all partitions are ours. False when told to stop."""
         assert self._watch is not None
         wanted = {tp.partition for tp in self._partitions}
@@ -138,7 +138,15 @@ class KafkaSource:
                 self.on_phase(Phase.STANDBY)
                 log.info("standing by: another engine of group %s works", self._config.group_id)
             self._watch.look({})
+            if idle_polls >= _STANDBY_POLLS:
+                meanwhile()
         return False
+
+    def nearest(self, positions: Mapping[int, int]) -> Mapping[int, int]:
+        return {
+            tp.partition: at if first <= (at := positions.get(tp.partition, first)) <= end else first
+            for tp, (first, end) in self._bounds().items()
+        }
 
     def _join(self, timeout_ms: int) -> None:
         """Let the group do its work. Nothing is fetched, or it is fetched again after seek()."""

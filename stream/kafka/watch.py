@@ -18,7 +18,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
 from ..config import Kafka
-from ..ports import BrokerGone, Phase, SourceGone
+from ..ports import START_OVER, BrokerGone, Phase, SourceGone
 from .admin import describe, topic_mark
 from .client import Patience, bounded, connect
 
@@ -26,8 +26,6 @@ log = logging.getLogger("shoal")
 
 PROBE_EVERY_S = 2.0
 _ANSWER_MS = 3_000
-START_OVER = "start over with another kafka.topic_prefix and kafka.group_id"
-
 Bounds = dict[TopicPartition, tuple[int, int]]
 
 

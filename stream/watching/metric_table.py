@@ -135,6 +135,7 @@ METRICS: tuple[Metric, ...] = (
     _counter("shoal_snapshots_total", "snapshots saved"),
     _gauge("shoal_snapshot_age_seconds", "since the latest snapshot of this process", UNKNOWN),
     _gauge("shoal_snapshot_duration_seconds", "time the latest snapshot took", UNKNOWN),
+    _gauge("shoal_snapshot_pause_seconds", "time the engine stood still for the latest snapshot", UNKNOWN),
     _gauge("shoal_snapshot_lag_steps", "steps that a restart would compute again"),
     _gauge("shoal_recovery_duration_seconds", "time the recovery of this process took", UNKNOWN),
     _gauge("shoal_recovery_steps", "steps that the recovery of this process computed again", UNKNOWN),

@@ -20,7 +20,7 @@ import prometheus_client as prometheus
 
 from ..config import Http
 from ..events import Counts, Output
-from ..ports import Phase, Publication
+from ..ports import Phase, Publication, Saved
 from .health import Health
 from .lag import Lag
 from .metric_table import (
@@ -114,13 +114,14 @@ class Metrics:
         self.health.polled(sum(lag.values()))
         self._set_lag(lag)
 
-    def snapshot_saved(self, step: int, seconds: float, size_bytes: int) -> None:
+    def snapshot_saved(self, saved: Saved) -> None:
         self.health.turned()
         self._saved_s = self._clock_s()
-        self._covered_step = step
+        self._covered_step = saved.step
         self._made["shoal_snapshots_total"].inc()
-        self._set("shoal_snapshot_duration_seconds", seconds)
-        self._set("shoal_state_bytes", size_bytes)
+        self._set("shoal_snapshot_duration_seconds", saved.seconds)
+        self._set("shoal_snapshot_pause_seconds", saved.pause_s)
+        self._set("shoal_state_bytes", saved.size_bytes)
         self._set("shoal_snapshot_lag_steps", 0)
 
     def recovered(self, steps: int, seconds: float) -> None:

@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..events import Counts, Output
-from ..ports import Observer, Phase
+from ..ports import Observer, Phase, Saved
 
 PLAIN_EVERY_S = 2.0
 _RATE_OVER_S = 3.0
@@ -58,9 +58,9 @@ class Tee:
         for observer in self._observers:
             observer.alive(lag)
 
-    def snapshot_saved(self, step: int, seconds: float, size_bytes: int) -> None:
+    def snapshot_saved(self, saved: Saved) -> None:
         for observer in self._observers:
-            observer.snapshot_saved(step, seconds, size_bytes)
+            observer.snapshot_saved(saved)
 
     def recovered(self, steps: int, seconds: float) -> None:
         for observer in self._observers:
@@ -182,8 +182,9 @@ class Progress:
         self.seen.lag = sum(lag.values())
         self._maybe_print()
 
-    def snapshot_saved(self, step: int, seconds: float, size_bytes: int) -> None:
-        self.seen.note = f"snapshot of step {step}: {size_bytes / 1e6:.1f} MB in {seconds:.2f} s"
+    def snapshot_saved(self, saved: Saved) -> None:
+        size = saved.size_bytes / 1e6
+        self.seen.note = f"snapshot of step {saved.step}: {size:.1f} MB in {saved.seconds:.2f} s"
 
     def recovered(self, steps: int, seconds: float) -> None:
         self._computing_s = 0.0
