@@ -384,21 +384,3 @@ def _check_together(config: Config) -> None:
 _VARIABLES = {key.variable: (key.section, key.name) for key in keys()}
 _PREFIXES = tuple(f"SHOAL_{section}_".upper() for section in SECTIONS)
 SECRET_VARIABLES = ("SHOAL_KAFKA_SASL_PASSWORD",)
-
-
-def describe(config: Config) -> str:
-    """The configuration as TOML-like lines, without secrets, for the log at start."""
-    lines = []
-    for section in SECTIONS:
-        body = msgspec.to_builtins(getattr(config, section))
-        lines += [f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in body.items()), ""]
-    return "\n".join(lines)
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, dict):
-        inner = ", ".join(f"{k if k.isidentifier() else repr(k)} = {_toml(v)}" for k, v in value.items())
-        return "{" + inner + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_toml(v) for v in value) + "]"
-    return msgspec.json.encode(value).decode()

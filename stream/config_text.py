@@ -8,6 +8,8 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from .ports import ConfigError
 
 WANTED: Mapping[type, str] = {
@@ -79,3 +81,20 @@ def mistyped(error: str, name: str, got: Any, allowed: Sequence[Any]) -> str:
         problem = f"wanted {_NAMES.get(kind, kind)}{bound}"
     shown = "" if got is None else f"got {got!r}, "
     return f"{name}: {shown}{problem}; `shoal doctor --keys` lists every key"
+
+
+def describe(config: msgspec.Struct) -> str:
+    """The configuration as TOML-like lines, without secrets, for the log at start."""
+    lines = []
+    for section, body in msgspec.to_builtins(config).items():
+        lines += [f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in body.items()), ""]
+    return "\n".join(lines)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        inner = ", ".join(f"{k if k.isidentifier() else repr(k)} = {_toml(v)}" for k, v in value.items())
+        return "{" + inner + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml(v) for v in value) + "]"
+    return msgspec.json.encode(value).decode()

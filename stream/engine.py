@@ -252,13 +252,13 @@ class Engine:
         starts = self.source.nearest(self.positions if same else {})
         self.pipeline.restore(self._empty)
         self.counts, self.positions = Counts(), {}
+        log.warning("epoch %d begins: no state, no members; reading from %s", last.epoch + 1, dict(starts))
         self._open_epoch(last, tuple(Range(p, at, at) for p, at in sorted(starts.items())))
 
     def _open_epoch(self, last: Manifest, starts: tuple[Range, ...]) -> None:
         for output in opening_steps(self.pipeline, last, starts, self.source.mark, self.sink.published):
             self.sink.commit(output)
             self._note(output.manifest)
-        log.warning("epoch %d begins: no state, no members; it goes on at %s", last.epoch + 1, self.positions)
 
     # --- snapshots ------------------------------------------------------------------------------------------
 
@@ -328,5 +328,5 @@ def _difference(recorded: Manifest, computed: Manifest) -> str:
     )
     return (
         f"step {recorded.step} ({ranges}) computed again differs in {', '.join(names)}. {shown}. The input log, "
-        f"the code or the machine's arithmetic is not the one that wrote it"
+        f"the code or the machine's arithmetic is not the one that wrote it; bring it back, or {START_OVER}"
     )

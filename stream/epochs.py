@@ -45,7 +45,7 @@ def opening_steps(
     """
     first_id = last.next_segment_id
     opening = Opening(pipeline, last)
-    farewells = _farewells(_fold(published(MEMBERS), first_id))
+    farewells = iter(_fold(published(MEMBERS), first_id).values())
     if not last.opening:
         records = (*opening.deaths(_fold(published(CATALOG), first_id)), *opening.left(farewells))
         yield opening.step(records, starts, source, last.epoch + 1)
@@ -63,10 +63,6 @@ def _fold(published: Iterable[Published], first_id: int) -> dict[bytes, dict[str
         if value is not None and value["segment_id"] < first_id:
             found[record.key] = value
     return dict(sorted(found.items()))
-
-
-def _farewells(members: dict[bytes, dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    yield from members.values()
 
 
 class Opening:

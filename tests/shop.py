@@ -48,7 +48,7 @@ def events(count: int = 4000, seed: int = 5) -> tuple[bytes | None, ...]:
     return tuple(value for batch in Simulator(settings).batches() for value in batch.values)
 
 
-def engine(config: Config, source=None, sink=None, store=None) -> Engine:
+def engine(config: Config, source=None, sink=None, store=None, **more) -> Engine:
     """An engine over the small shop, in memory unless told otherwise."""
     return Engine(
         config,
@@ -57,4 +57,5 @@ def engine(config: Config, source=None, sink=None, store=None) -> Engine:
         sink or MemorySink(),
         store or NoStore(),
         Tee([]),
+        **more,
     )

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from shoal.stream.config import PURE_SECTIONS, Config, describe, keys, load
+from shoal.stream.config import PURE_SECTIONS, Config, keys, load
+from shoal.stream.config_text import describe
 from shoal.stream.ports import ConfigError
 
 

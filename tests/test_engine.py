@@ -15,7 +15,6 @@ from shop import SMALL, engine, events, small
 
 from shoal.sinks.files import FileSink
 from shoal.sinks.memory import MemorySink
-from shoal.stream import engine as engine_module
 from shoal.stream.engine import Engine, replay
 from shoal.stream.events import CHANGES, LINEAGE, MEMBERS, REJECTED, Output, Records, Step
 from shoal.stream.manifest import decode_manifest, encode_manifest
@@ -319,14 +318,14 @@ def test_a_snapshot_with_another_layout_is_passed_over(whole, tmp_path, caplog):
 class Quiet:
     """A topic that falls silent: some records, then nothing, while the wall clock runs; stops itself."""
 
-    finite, wall_clock = False, True
+    finite, wall_clock, mark = False, True, ""
 
     def __init__(self, clock: "Wall", polls: int) -> None:
         self._log = MemorySource([events()])
         self._clock, self._polls = clock, polls
         self.engine: Engine | None = None
 
-    def open(self, stopping):
+    def open(self, stopping, meanwhile):
         return True
 
     def poll(self, max_records, timeout_s):
@@ -357,14 +356,13 @@ class Wall:
         return int(self.s * 1e9)
 
 
-def test_a_silent_topic_is_aged_until_everybody_has_left_and_then_nothing_more_is_written(monkeypatch):
+def test_a_silent_topic_is_aged_until_everybody_has_left_and_then_nothing_more_is_written():
     """Silence is recorded only where it does something: a quiet night is not thousands of empty manifests."""
     clock = Wall()
-    monkeypatch.setattr(engine_module, "time", clock)
     days = 40
     source = Quiet(clock, polls=days * 24 * 4)
     sink = MemorySink()
-    source.engine = running = engine(small(), source, sink)
+    source.engine = running = engine(small(), source, sink, clock=clock)
     running.run()
     manifests = list(sink.manifests())
     empty = [m for m in manifests if not m.ranges]

@@ -16,7 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from shoal.stream.config import Http
-from shoal.stream.ports import ConfigError, Phase
+from shoal.stream.ports import ConfigError, Phase, Saved
 from shoal.stream.watching.http import CONNECTIONS_MAX, SEGMENTS_SHOWN_MAX, Server, page, start
 from shoal.stream.watching.metrics import Metrics, Status
 
@@ -47,7 +47,7 @@ def free_port() -> int:
 
 
 def test_metrics_are_served_in_prometheus_text_format(server: Server, metrics: Metrics) -> None:
-    metrics.snapshot_saved(4, 0.5, 4096)
+    metrics.snapshot_saved(Saved(4, 0.5, 4096, 0.01))
     with urlopen(server.url + "/metrics", timeout=5) as answer:
         assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
         families = {f.name: f for f in text_string_to_metric_families(answer.read().decode())}

@@ -24,7 +24,7 @@ from shoal.stream.events import (
     Range,
     Reason,
 )
-from shoal.stream.ports import Observer, Phase, Probe, Publication
+from shoal.stream.ports import Observer, Phase, Probe, Publication, Saved
 from shoal.stream.watching import metric_table
 from shoal.stream.watching.lag import PARTITIONS_MAX as LAG_PARTITIONS_MAX
 from shoal.stream.watching.lag import SAMPLES_MAX, Lag
@@ -199,13 +199,14 @@ def test_snapshot_lag_counts_the_steps_that_a_restart_would_replay() -> None:
     assert samples(metrics)["shoal_snapshot_lag_steps", ()] == 7
     metrics.committed(output(step=108), 0.1, {}, None)
     assert samples(metrics)["shoal_snapshot_lag_steps", ()] == 8, "snapshot 100, now at 108"
-    metrics.snapshot_saved(108, 0.4, 5000)
+    metrics.snapshot_saved(Saved(108, 0.4, 5000, 0.02))
     clock.now_s += 30
     metrics.committed(output(step=109), 0.1, {}, None)
     found = samples(metrics)
     assert found["shoal_snapshot_lag_steps", ()] == 1
     assert found["shoal_snapshot_age_seconds", ()] == 30
     assert found["shoal_state_bytes", ()] == 5000
+    assert found["shoal_snapshot_pause_seconds", ()] == 0.02
 
 
 # --- lag ----------------------------------------------------------------------------------------------------
@@ -300,7 +301,7 @@ def crowded() -> Metrics:
         1.0,
     )
     metrics.quality(0.5, 1.0, [1.0, 2.0])
-    metrics.snapshot_saved(1, 0.1, 100)
+    metrics.snapshot_saved(Saved(1, 0.1, 100, 0.01))
     metrics.recovered(1, 0.1)
     return metrics
 

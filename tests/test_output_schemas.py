@@ -55,6 +55,9 @@ def check(record):
 def manifest(**changes):
     base = {
         "step": 3,
+        "epoch": 1,
+        "opening": False,
+        "source": "topic=abc partitions=2",
         "ranges": (Range(0, 5, 9), Range(2, 0, 1)),
         "as_of_ms": None,
         "closing": False,
@@ -62,6 +65,8 @@ def manifest(**changes):
         "versions": {"features": "abc", "encoder": 2, "segmenter": 1},
         "watermark_ms": 0,
         "counts": Counts(records=5, accepted=4, rejected={"json": 1}, by_type={"view": 4}),
+        "next_segment_id": 9,
+        "next_lineage_id": 9,
         "previous_hash": "",
         "output_hash": "1" * 32,
         "state_hash": "2" * 32,

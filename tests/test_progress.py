@@ -12,7 +12,7 @@ from made import manifest
 from rich.console import Console
 
 from shoal.stream.events import Counts, Output
-from shoal.stream.ports import Phase
+from shoal.stream.ports import Phase, Saved
 from shoal.stream.watching.progress import PLAIN_EVERY_S, Progress, Tee
 
 
@@ -128,7 +128,7 @@ def test_on_a_terminal_the_table_shows_reasons_and_where_the_time_goes() -> None
         progress.phase(Phase.RUNNING)
         with progress.stage("windows"):
             pass
-        progress.snapshot_saved(1, 0.1, 2_000_000)
+        progress.snapshot_saved(Saved(1, 0.1, 2_000_000, 0.01))
         progress.quality(0.5, 1.2, [0.1])
         progress.committed(output(1, changes={"segment_moved": 3}), 0.002, {0: 1000}, 0.25)
         plain_console = Console(file=io.StringIO(), width=120)
@@ -169,7 +169,7 @@ def test_a_tee_tells_everybody_everything() -> None:
         tee.phase(Phase.RUNNING)
     tee.committed(output(1), 0.0, {}, None)
     tee.alive({})
-    tee.snapshot_saved(1, 0.0, 0)
+    tee.snapshot_saved(Saved(1, 0.0, 0, 0.0))
     tee.recovered(1, 0.0)
     tee.quality(0.0, 0.0, [])
     wanted = ["+poll", "phase", "-poll", "committed", "alive", "snapshot_saved", "recovered", "quality"]

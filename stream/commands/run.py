@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import orjson
 
-from ..config import Config, Http, describe
+from ..config import Config, Http
+from ..config_text import describe
 from ..events import CATALOG, CHANGES, LINEAGE, MANIFEST, MEMBERS, REJECTED, Counts
 from ..ports import CommitUnknown, ConfigError, Observer, Sink
 from .options import as_json, configuration, configured, log_to_stderr
