@@ -15,10 +15,11 @@ from shop import SMALL, engine, events, small
 
 from shoal.sinks.files import FileSink
 from shoal.sinks.memory import MemorySink
-from shoal.stream.engine import Engine, replay
+from shoal.stream.engine import Engine
 from shoal.stream.events import CHANGES, LINEAGE, MEMBERS, REJECTED, Output, Records, Step
 from shoal.stream.manifest import decode_manifest, encode_manifest
 from shoal.stream.ports import CommitUnknown, ReplayMismatch, SourceGone, StateMismatch, Stopped
+from shoal.stream.replica import replay
 from shoal.stream.snapshots import DirectoryStore, NoStore, pack, unpack
 from shoal.stream.sources import FileSource, MemorySource
 from shoal.stream.wiring import build_pipeline
@@ -132,7 +133,7 @@ REPLAY = """
 import sys, orjson
 sys.path.insert(0, sys.argv[1])
 from shop import events, small
-from shoal.stream.engine import replay
+from shoal.stream.replica import replay
 from shoal.stream.manifest import decode_manifest
 from shoal.stream.sources import MemorySource
 from shoal.stream.wiring import build_pipeline

@@ -208,3 +208,19 @@ def test_folding_members_over_epochs_gives_the_last_epochs_table(before):
     for segment in fold(before).values():
         sizes[segment] = sizes.get(segment, 0) + 1
     assert sizes == {s: n for s, n in running.pipeline.membership.sizes().items() if n}
+
+
+def test_an_engine_that_will_start_over_does_not_follow_the_old_epoch(before):
+    """Stands by for its turn with another configuration: that is no mismatch, and nothing to compute again."""
+
+    class Waiting(MemorySource):
+        def open(self, stopping, meanwhile):
+            meanwhile()
+            seen.append(running.steps)
+            return super().open(stopping, meanwhile)
+
+    seen: list[int] = []
+    running = engine(small(OTHER), Waiting([events()]), before, fresh=2)
+    running.run()
+    assert seen == [0]
+    assert running.pipeline.chain.epoch == 2

@@ -65,7 +65,7 @@ def command(
 
 def verify(config: Config, source: Source, sink: Sink) -> dict[str, Any]:
     """Raises ReplayMismatch at the first difference; otherwise says how much was compared."""
-    from ..engine import replay
+    from ..replica import replay
     from ..wiring import build_pipeline
 
     pipeline = build_pipeline(config)
