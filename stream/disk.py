@@ -3,15 +3,21 @@
 What a crash leaves, and the rules that follow from it. Written bytes survive only after `sync` of the file;
 a new name, a rename or a removal only after `sync_folder`. Until then any part of what was written may be
 there or not. So: write, sync the file, rename, sync the folder; and append, sync, and only then speak of it.
+
+A failed `sync` is never tried again: the system may have given the bytes up and still show them, until the
+power goes. Whoever comes after takes what is shown for durable only once it has written it again (`refresh`).
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO, Protocol
+
+Bytes = bytes | memoryview
 
 
 class Appender(Protocol):
@@ -28,16 +34,32 @@ class Disk(Protocol):
 
     def make_folder(self, path: Path) -> None: ...  # with its parents; fine when it is there
     def names(self, folder: Path) -> list[str]: ...  # sorted
-    def size(self, path: Path) -> int | None: ...  # None: no such file
+    def size(self, path: Path) -> int | None: ...  # None: neither a file nor a folder there
     def open(self, path: Path) -> BinaryIO: ...  # for reading, from the start
     def append(self, path: Path) -> Appender: ...  # made when it is not there
-    def write(self, path: Path, parts: list[bytes]) -> None: ...  # a whole new file; not yet durable
+    def write(self, path: Path, parts: Sequence[Bytes]) -> None: ...  # a whole new file; not yet durable
     def sync(self, path: Path) -> None: ...  # the file's bytes
     def sync_folder(self, path: Path) -> None: ...  # the names in it
     def rename(self, old: Path, new: Path) -> None: ...
     def remove(self, path: Path) -> None: ...
     def truncate(self, path: Path, length: int) -> None: ...
+    def refresh(self, path: Path, start: int) -> None: ...  # the bytes from `start` on, over themselves
     def lock(self, path: Path) -> Callable[[], None]: ...  # what unlocks; BlockingIOError when taken
+
+
+def make_folder(disk: Disk, path: Path) -> None:
+    """A folder whose name survives: a parent's own name is durable before anything is made in it.
+
+    That the folder is there proves nothing, a process killed before its `sync_folder` may have made it.
+    """
+    if disk.size(path) is None:
+        make_folder(disk, path.parent)
+        disk.make_folder(path)
+    disk.sync_folder(path.parent)
+
+
+_CANNOT_SYNC = (errno.EINVAL, errno.EBADF, errno.EROFS)  # this file system keeps names in its own way
+_CANNOT_OPEN = (errno.EACCES, errno.EISDIR)  # somebody else's folder, made before us
 
 
 class OsDisk:
@@ -61,7 +83,7 @@ class OsDisk:
     def append(self, path: Path) -> Appender:
         return _OsAppender(path)
 
-    def write(self, path: Path, parts: list[bytes]) -> None:
+    def write(self, path: Path, parts: Sequence[Bytes]) -> None:
         with path.open("wb", buffering=0) as file:
             for part in parts:
                 _write_all(file.fileno(), part)
@@ -71,9 +93,18 @@ class OsDisk:
             os.fsync(file.fileno())
 
     def sync_folder(self, path: Path) -> None:
-        folder = os.open(path, os.O_RDONLY)
+        """Does nothing where folders cannot be synced, as PostgreSQL does."""
+        try:
+            folder = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            if error.errno in _CANNOT_OPEN:
+                return
+            raise
         try:
             os.fsync(folder)
+        except OSError as error:
+            if error.errno not in _CANNOT_SYNC:
+                raise
         finally:
             os.close(folder)
 
@@ -85,6 +116,13 @@ class OsDisk:
 
     def truncate(self, path: Path, length: int) -> None:
         os.truncate(path, length)
+
+    def refresh(self, path: Path, start: int) -> None:
+        with path.open("r+b", buffering=0) as file:
+            file.seek(start)
+            data = file.read()
+            file.seek(start)
+            _write_all(file.fileno(), data)
 
     def lock(self, path: Path) -> Callable[[], None]:
         file = path.open("ab")
@@ -113,7 +151,7 @@ class _OsAppender:
         self._file.close()
 
 
-def _write_all(file: int, data: bytes) -> None:
+def _write_all(file: int, data: Bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(file, rest) :]

@@ -21,7 +21,7 @@ from typing import BinaryIO, cast
 import numpy as np
 
 from .events import Range, Records
-from .ports import InputError, SourceGone, nothing
+from .ports import START_OVER, InputError, SourceGone, nothing
 
 _CHUNK_BYTES = 1 << 20
 LINE_BYTES_MAX = 1 << 25
@@ -194,7 +194,7 @@ class FileSource:
             if not more:
                 raise SourceGone(
                     f"{self._path}: ends before a line that was already processed; the file was cut or "
-                    f"replaced. Bring the old file back, or start over with a fresh --output folder"
+                    f"replaced. Bring the old file back, or {START_OVER}"
                 )
             values += more
         return values

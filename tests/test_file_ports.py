@@ -1,6 +1,7 @@
 """Files as source and sink: every line is a record, and `kill -9` leaves nothing half-said."""
 
 import gzip
+import io
 import os
 import shutil
 import subprocess
@@ -8,34 +9,28 @@ import sys
 import textwrap
 import threading
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made import manifest
+from proof.disk import FakeDisk
 
-from shoal.sinks.files import FileSink, decode_line, encode_line
+from shoal.sinks.commits import commits, encode_commit
+from shoal.sinks.files import FileSink
+from shoal.sinks.lines import decode_line, encode_line
 from shoal.stream import sources
-from shoal.stream.events import CHANGES, MANIFEST, REJECTED, Counts, Manifest, Output, OutRecord, Range
+from shoal.stream.disk import OsDisk
+from shoal.stream.events import CHANGES, MANIFEST, REJECTED, Counts, Output, OutRecord, Range
 from shoal.stream.ports import ConfigError, DiskFailed, InputError, SourceGone
 from shoal.stream.sources import FileSource
 
 
 def _output(step: int, records: int = 3) -> Output:
-    manifest = Manifest(
-        step,
-        (Range(0, step * 10, step * 10 + 10),),
-        None,
-        False,
-        "c",
-        {"features": "f"},
-        0,
-        Counts(),
-        "p",
-        "o",
-        "s",
-    )
     body = tuple(OutRecord(CHANGES, b"u", b'{"step":%d,"i":%d}' % (step, i)) for i in range(records))
-    return Output(step, body, manifest, Counts(), {})
+    ranges = (Range(0, step * 10, step * 10 + 10),)
+    return Output(step, body, manifest(step, ranges=ranges), Counts(), {})
 
 
 # --- source -------------------------------------------------------------------------------------------------
@@ -267,19 +262,27 @@ def test_other_peoples_files_in_the_output_folder_are_left_alone(tmp_path):
     assert other.read_bytes() == b'{"mine": 1}\n'
 
 
-def test_a_damaged_manifest_line_with_steps_behind_it_stops_the_engine_and_cuts_nothing(tmp_path):
+def _open_and_read(sink: FileSink) -> list[int]:
+    sink.open()
+    return [found.step for found in sink.manifests()]
+
+
+@pytest.mark.parametrize("also_the_last", [False, True])
+def test_a_damaged_manifest_line_with_steps_behind_it_stops_the_engine_and_cuts_nothing(
+    tmp_path, also_the_last
+):
     """Only the last line can be torn by a crash; damage before it must not undo committed steps."""
     sink = FileSink(tmp_path)
     sink.open()
     for step in (1, 2, 3):
         sink.commit(_output(step))
     sink.close()
-    path = tmp_path / f"{MANIFEST}.jsonl"
+    path = sink.path(MANIFEST)
     lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(lines[0] + b"#" + lines[1] + lines[2])
+    path.write_bytes(lines[0] + b"#" + lines[1] + b"#" * also_the_last + lines[2])
     before = {p.name: p.read_bytes() for p in tmp_path.glob("*.jsonl")}
-    with pytest.raises(DiskFailed, match="line 2 is damaged"):
-        FileSink(tmp_path).open()
+    with pytest.raises(DiskFailed, match=rf"byte {len(lines[0])} is damaged"):
+        _open_and_read(FileSink(tmp_path))
     assert {p.name: p.read_bytes() for p in tmp_path.glob("*.jsonl")} == before
 
 
@@ -290,13 +293,14 @@ def test_a_full_disk_is_one_named_error_also_when_the_sink_is_closed(tmp_path):
     sink.open()
     sink.commit(_output(1))
     sink.close()
-    path = tmp_path / f"{CHANGES}.jsonl"
-    whole = path.rename(tmp_path / "aside")
     sink = FileSink(tmp_path)
-    path.symlink_to("/dev/full")
-    sink._check_length = lambda topic, length: None  # type: ignore[method-assign]  # a device has no length
     sink.open()
+    path = sink.path(CHANGES)
+    whole = path.rename(tmp_path / "aside")
+    path.symlink_to("/dev/full")
     with pytest.raises(DiskFailed, match="step 2 could not be written"):
+        sink.commit(_output(2))
+    with pytest.raises(AssertionError, match="not used again"):
         sink.commit(_output(2))
     sink.close()
     path.unlink()
@@ -304,6 +308,67 @@ def test_a_full_disk_is_one_named_error_also_when_the_sink_is_closed(tmp_path):
     last = FileSink(tmp_path).open()
     assert last is not None
     assert last.step == 1
+
+
+# --- reading -------------------------------------------------------------------------------------------------
+
+
+def test_a_reader_never_sees_an_unfinished_tail(tmp_path):
+    """Of a run that is killed, or writing at this moment, only what a manifest line names is shown."""
+    sink = FileSink(tmp_path)
+    sink.open()
+    sink.commit(_output(1, records=2))
+    with sink.path(CHANGES).open("ab") as file:
+        file.write(encode_line(OutRecord(CHANGES, b"u", b"{}")) + b'{"key":')
+    with sink.path(MANIFEST).open("ab") as file:
+        file.write(b'{"value":{"step":2')
+    reader = FileSink(tmp_path)
+    assert reader.last() == _output(1).manifest
+    assert [m.step for m in reader.manifests()] == [1]
+    assert reader.bounds(CHANGES) == {0: (0, 2)}
+    assert [(found.partition, found.offset) for found in reader.published(CHANGES)] == [(0, 0), (0, 1)]
+
+
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=12), st.data())
+def test_any_step_is_found_in_a_long_manifest_file(widths, data):
+    """By halving: wherever the lines end, the manifests after a step are those of the steps after it."""
+    disk = FakeDisk().process()
+    path = Path("m.jsonl")
+    made = [manifest(step, output_hash="x" * width) for step, width in enumerate(widths, 3)]
+    disk.write(path, [encode_commit(each, {}) for each in made] + [b'{"torn'])
+    after = data.draw(st.integers(0, len(made) + 4))
+    assert [c.manifest for c in commits(disk, path, after)] == [m for m in made if m.step > after]
+
+
+def test_the_newest_of_many_manifests_is_found_by_a_few_reads(tmp_path):
+    """Neither opening a folder nor standing by costs more with a longer history."""
+    line = encode_commit(manifest(1), {})
+    path = tmp_path / f"{MANIFEST}.jsonl"
+    path.write_bytes(line * 20_000 + encode_commit(manifest(2), {}))
+    disk = CountingDisk()
+    sink = FileSink(tmp_path, disk)
+    last = sink.last()
+    assert last is not None
+    assert last.step == 2
+    assert [m.step for m in sink.manifests(after=1)] == [2]
+    assert disk.read_bytes < path.stat().st_size / 10
+
+
+class CountingDisk(OsDisk):
+    """Counts the bytes that are asked for."""
+
+    read_bytes = 0
+
+    def open(self, path: Path) -> BinaryIO:
+        disk = self
+
+        class Counting(io.FileIO):
+            def readinto(self, buffer) -> int:
+                found = super().readinto(buffer)
+                disk.read_bytes += found
+                return found
+
+        return io.BufferedReader(Counting(path))
 
 
 # --- bounds -------------------------------------------------------------------------------------------------
