@@ -1,49 +1,41 @@
 """One Kafka transaction per step: outputs, manifest and input positions, all or nothing.
 
-Theory of operation. kafka-python can report a commit that never happened (the process was paused past the
-transaction timeout), publish half of a step if a failed future is overlooked, and time out although the
-commit went through. These rules, in this order, hold against all of it:
+Theory of operation. A client library can report a commit that never happened (the process was paused past the
+transaction timeout), publish half of a step if a failed record is overlooked, and time out although the
+commit went through. These rules, in this order, hold against all of it, with any library behind `Client`:
 
-1. begin only when the computing is done;
-2. send everything, flush, and look at every single future;
+1. begin only when the computing is done, and the step before has been read back;
+2. send everything, flush, and look at every single record's fate;
 3. only then send the input positions, with the group's generation, and commit;
 4. any error, or more time than the transaction may take, makes the outcome unknown: CommitUnknown, and this
    producer is never used again;
-5. the truth about an unknown commit is the manifest topic, read with `read_committed` after fencing.
+5. the truth about a commit, reported or unknown, is the manifest topic, read with `read_committed`: a step
+   counts when its manifest was read back, byte for byte.
+
+Reading back costs next to nothing: the record is fetched while the next step is computed.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
-
-from kafka import KafkaProducer, TopicPartition
-from kafka.errors import KafkaError, KafkaTimeoutError
-from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
 from ..stream.config import Kafka
 from ..stream.events import MANIFEST, Manifest, Output, OutRecord
-from ..stream.kafka.admin import REJECTED_MAX_BYTES, input_topic
-from ..stream.kafka.client import (
-    Patience,
-    bounded,
-    broker_away,
-    close_quietly,
-    make,
-    never,
-)
-from ..stream.kafka.reader import Reader, read_all
-from ..stream.kafka.settings import settings, transactional_id
-from ..stream.manifest import decode_manifest, encode_manifest
-from ..stream.ports import CommitUnknown, ConfigError, Published, ShoalError, Stopped
+from ..stream.kafka.manifests import Manifests
+from ..stream.kafka.port import Client, ClientError, Log, Producer, Record
+from ..stream.kafka.settings import input_topic, transactional_id
+from ..stream.manifest import encode_manifest
+from ..stream.ports import CommitUnknown, Published, ShoalError, Stopped, Ticker
 
 log = logging.getLogger("shoal")
 
-_CLOSE_S = 1.5
+_LAST_LOOK_S = 0.5
 _NOTHING = ("shoal_null", b"1")
-"""Header of a record that had neither key nor value: the client refuses to send that, an empty value stands in."""
+"""Header of a record that had neither key nor value: clients refuse to send that, an empty value stands in."""
 
 
 class KafkaSink:
@@ -55,61 +47,36 @@ class KafkaSink:
     def __init__(
         self,
         config: Kafka,
-        group: Callable[[], ConsumerGroupMetadata] | None,
+        client: Client,
+        group: Callable[[], Any] | None,
         bytes_max: int = 64 << 20,
-        stopping: Callable[[], bool] = never,
+        clock: Ticker = time,
     ) -> None:
         self._config = config
+        self._client = client
         self._group = group
         self._bytes_max = bytes_max
-        self._stopping = stopping
-        self._producer: KafkaProducer | None = None
+        self._clock = clock
+        self._producer: Producer | None = None
         self._usable = True
-
-    # --- opening ----------------------------------------------------------------------------------------------
+        self._unconfirmed: tuple[int, bytes] | None = None  # step and manifest of the last commit
+        self._standing: Manifests | None = None
 
     def open(self) -> Manifest | None:
         """Raises BrokerGone; Stopped when told to stop while waiting; ConfigError when the broker refuses the
         transactional id."""
-        self._producer = self._fence()
+        self._producer = self._client.producer()
+        self._manifests.forget()
         return self.last()
 
-    def _fence(self) -> KafkaProducer:
-        """From here on nobody else can commit with this transactional id, and nothing of theirs is pending."""
-        patience = Patience(self._config, self._stopping)
-        while True:
-            producer = None
-            try:
-                producer = make(KafkaProducer, **self._producer_settings())
-                limit_s = self._config.delivery_timeout_ms / 1000 + 1
-                bounded(lambda made=producer: (made.init_transactions(),), limit_s, "fence", self._stopping)  # type: ignore[misc]
-                return producer
-            except (KafkaError, TimeoutError) as error:
-                if producer is not None:
-                    close_quietly(lambda made=producer: made.close(timeout=1), _CLOSE_S, "producer")  # type: ignore[misc]
-                if not broker_away(error):
-                    raise ConfigError(
-                        f"transactional id {transactional_id(self._config)!r} cannot be used: {error}. Check this "
-                        f"user's permissions and kafka.transaction_timeout_ms with `shoal doctor`"
-                    ) from None
-                if not patience.pause(error):
-                    raise Stopped from None
+    @property
+    def _manifests(self) -> Manifests:
+        if self._standing is None:
+            self._standing = Manifests(self._log(MANIFEST))
+        return self._standing
 
-    def _producer_settings(self) -> dict[str, Any]:
-        config = self._config
-        return settings(config) | {
-            "transactional_id": transactional_id(config),
-            "transaction_timeout_ms": config.transaction_timeout_ms,
-            "delivery_timeout_ms": config.delivery_timeout_ms,
-            "request_timeout_ms": min(30_000, config.delivery_timeout_ms // 2),
-            "max_block_ms": config.delivery_timeout_ms,
-            "acks": "all",
-            "linger_ms": 5,  # flush() does not wait for it; it only lets batches fill
-            "batch_size": 256 << 10,
-            "max_request_size": REJECTED_MAX_BYTES,
-            "allow_auto_create_topics": False,
-            "metrics_enabled": False,
-        }
+    def _log(self, topic: str) -> Log:
+        return self._client.log(self._config.topic_prefix + topic)
 
     # --- committing -------------------------------------------------------------------------------------------
 
@@ -117,164 +84,162 @@ class KafkaSink:
         assert self._producer is not None, "open before commit"
         assert self._usable, "a producer whose last commit is in doubt is never used again"
         assert self._group is not None, "this sink is for reading only"
+        self.confirm()
         member = self._group()
+        manifest = encode_manifest(output.manifest)
+        with self._doubt(output.step):
+            self._transact(self._producer, output, manifest, member)
+        self._unconfirmed = output.step, manifest
+
+    @contextmanager
+    def _doubt(self, step: int) -> Iterator[None]:
+        """Whatever goes wrong in here, this producer is never used again."""
         self._usable = False
-        started_s = time.monotonic()
         try:
-            self._transact(output, member, started_s)
-        except ShoalError:
-            raise
-        except (KafkaError, TimeoutError, RuntimeError, ValueError) as error:
-            raise self._unknown(output.step, error) from None
+            yield
+        except ClientError as error:
+            raise self._unknown(step, error) from None
         self._usable = True
 
-    def _unknown(self, step: int, error: BaseException) -> CommitUnknown:
-        text = f"{type(error).__name__}: {error}"
-        if "Fenced" in text or "InvalidProducerEpoch" in text:
+    def _unknown(self, step: int, error: ClientError) -> CommitUnknown:
+        if error.fenced:
             name = transactional_id(self._config)
             return CommitUnknown(
                 f"step {step}: refused, another engine took over transactional id {name!r} (this one was silent "
                 f"for too long, or two are configured alike); the manifest topic tells what was committed"
             )
         return CommitUnknown(
-            f"step {step}: the transaction failed ({text}); the manifest topic will tell what was committed",
-            broker_away=broker_away(error),
+            f"step {step}: the transaction failed ({error}); the manifest topic will tell what was committed",
+            broker_away=error.away,
         )
 
-    def _transact(self, output: Output, member: ConsumerGroupMetadata, started_s: float) -> None:
-        producer = self._producer
-        assert producer is not None
+    def _transact(self, producer: Producer, output: Output, manifest: bytes, member: Any) -> None:
+        started_s = self._clock.monotonic()
         limit_s = self._config.transaction_timeout_ms / 1000
-        producer.begin_transaction()
-        self._send(output)
-        offsets = {
-            TopicPartition(input_topic(self._config), r.partition): OffsetAndMetadata(r.end, "", -1)
-            for r in output.manifest.ranges
-        }
 
-        def finish() -> bool:
-            if offsets:
-                producer.send_offsets_to_transaction(offsets, member)
-            producer.commit_transaction()
-            return True
+        def left_s() -> float:
+            took_s = self._clock.monotonic() - started_s
+            if took_s >= limit_s:
+                raise _too_slow(output.step, took_s, limit_s)
+            return limit_s - took_s
 
-        bounded(finish, max(0.1, limit_s - (time.monotonic() - started_s)), "commit")
-        took_s = time.monotonic() - started_s
-        if took_s >= limit_s:
-            raise CommitUnknown(
-                f"step {output.step}: its transaction took {took_s:.1f} s, kafka.transaction_timeout_ms is "
-                f"{limit_s:g} s: the broker may have aborted it although the commit seemed to succeed (was this "
-                f"process paused?)",
-                broker_away=True,
-            )
+        producer.begin()
+        self._send(producer, output, manifest)
+        offsets = {r.partition: r.end for r in output.manifest.ranges}
+        if offsets:
+            producer.send_offsets(input_topic(self._config), offsets, member, left_s())
+        producer.commit(left_s())
+        left_s()  # a pause during the commit: it may seem to have succeeded
 
-    def _send(self, output: Output) -> None:
-        """Everything of the step is stored on the broker, not yet visible. Raises KafkaError."""
-        futures: list[Any] = []
+    def _send(self, producer: Producer, output: Output, manifest: bytes) -> None:
+        """Everything of the step is stored on the broker, not yet visible. Raises ClientError."""
+        flush_s = self._config.delivery_timeout_ms / 1000
         in_flight_bytes = 0
         for record in output.records:
             size = _size(record)
-            if in_flight_bytes + size > self._bytes_max and futures:
-                self._settle(futures)
-                futures, in_flight_bytes = [], 0
-            futures.append(self._send_one(record))
+            if in_flight_bytes and in_flight_bytes + size > self._bytes_max:
+                producer.flush(flush_s)
+                in_flight_bytes = 0
+            self._send_one(producer, record)
             in_flight_bytes += size
-        futures.append(self._send_one(OutRecord(MANIFEST, None, encode_manifest(output.manifest))))
-        self._settle(futures)
+        self._send_one(producer, OutRecord(MANIFEST, None, manifest))
+        producer.flush(flush_s)
 
-    def _send_one(self, record: OutRecord) -> Any:
+    def _send_one(self, producer: Producer, record: OutRecord) -> None:
         """Keyed records go where their key's hash says, the others to partition 0, so that they have one order."""
-        assert self._producer is not None
-        value, headers = record.value, list(record.headers)
+        value, headers = record.value, record.headers
         if record.key is None and value is None:
-            value, headers = b"", [*headers, _NOTHING]
-        return self._producer.send(
-            self._config.topic_prefix + record.topic,
-            key=record.key,
-            value=value,
-            headers=headers,
-            partition=0 if record.key is None else None,
-        )
-
-    def _settle(self, futures: Sequence[Any]) -> None:
-        assert self._producer is not None
-        self._producer.flush(timeout=self._config.delivery_timeout_ms / 1000)
-        for future in futures:
-            if not future.succeeded():
-                raise future.exception or KafkaTimeoutError("a record was not acknowledged")
+            value, headers = b"", (*headers, _NOTHING)
+        partition = 0 if record.key is None else None
+        producer.send(self._config.topic_prefix + record.topic, record.key, value, headers, partition)
 
     # --- reading back -------------------------------------------------------------------------------------------
 
     def confirm(self) -> None:
-        pass
+        """Waits for `kafka.delivery_timeout_ms` at most: a broker answers a commit before anybody can see it."""
+        if self._unconfirmed is not None and self._usable:
+            self._read_back(*self._unconfirmed, self._config.delivery_timeout_ms / 1000)
+
+    def _read_back(self, step: int, manifest: bytes, timeout_s: float) -> None:
+        topic = self._config.topic_prefix + MANIFEST
+        with self._doubt(step):
+            found = self._manifests.arrived(timeout_s)
+            if found is None:
+                raise CommitUnknown(
+                    f"step {step}: its commit was reported as done, but its manifest did not come from {topic} "
+                    f"within {timeout_s:g} s (was this process or the broker paused?); the next start tells",
+                    broker_away=True,
+                )
+            if found.value != manifest:
+                raise CommitUnknown(
+                    f"step {step}: its commit was reported as done, but {topic} holds other bytes at offset "
+                    f"{found.offset}: another engine took over transactional id {transactional_id(self._config)!r}"
+                )
+        self._unconfirmed = None
 
     def last(self) -> Manifest | None:
-        found = self._last_record()
-        return None if found is None else decode_manifest(found.value)
-
-    def _last_record(self) -> Any:
-        """The newest committed manifest record, or None."""
-        reader = Reader(self._config, self._config.topic_prefix + MANIFEST, self._stopping)
-        try:
-            first, end = reader.bounds()[0]
-            back = 16  # markers and aborted transactions stand between the last manifest and the end
-            while True:
-                start = max(first, end - back)
-                found = list(reader.read(0, start, end))
-                if found:
-                    return found[-1]
-                if start == first:
-                    return None
-                back *= 8
-        finally:
-            reader.close()
+        self.confirm()
+        return self._manifests.last()
 
     def manifests(self, after: int = 0) -> Iterator[Manifest]:
-        reader = Reader(self._config, self._config.topic_prefix + MANIFEST, self._stopping)
-        try:
-            first, end = reader.bounds()[0]
-            for record in reader.read(0, _start_of(reader, first, end, after), end):
-                manifest = decode_manifest(record.value)
-                if manifest.step > after:
-                    yield manifest
-        finally:
-            reader.close()
+        self.confirm()
+        return self._manifests.after(after)
 
     def bounds(self, topic: str) -> Mapping[int, tuple[int, int]]:
-        reader = Reader(self._config, self._config.topic_prefix + topic, self._stopping)
-        try:
-            return reader.bounds()
-        finally:
-            reader.close()
+        with self._reading(topic) as found:
+            return found.bounds()
 
     def published(self, topic: str) -> Iterator[Published]:
-        """Every committed record of a topic (contract name), in the order of each key."""
-        for record in read_all(self._config, self._config.topic_prefix + topic):
-            headers = tuple(record.headers)
-            if _NOTHING in headers:
-                headers = tuple(h for h in headers if h != _NOTHING)
-                found = OutRecord(topic, None, None, headers)
-            else:
-                found = OutRecord(topic, record.key, record.value, headers)
-            yield Published(found, record.partition, record.offset)
+        """Partition by partition, up to the end at the time of the call."""
+        with self._reading(topic) as found:
+            for partition, (first, end) in found.bounds().items():
+                for record in found.read(partition, first, end):
+                    yield Published(_restored(topic, record), partition, record.offset)
+
+    @contextmanager
+    def _reading(self, topic: str) -> Iterator[Log]:
+        found = self._log(topic)
+        try:
+            yield found
+        finally:
+            found.close()
+
+    # --- the end ------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Never hangs; a transaction that is still open is aborted by the broker."""
+        self._look_once_more()
         if self._producer is not None:
             producer, self._producer = self._producer, None
-            close_quietly(lambda: producer.close(timeout=1), _CLOSE_S, "producer")
+            producer.close()
+        if self._standing is not None:
+            standing, self._standing = self._standing, None
+            standing.close()
+
+    def _look_once_more(self) -> None:
+        """The last step of all should be read back too; if it cannot be, the next start tells."""
+        if self._unconfirmed is None or not self._usable:
+            return
+        try:
+            self._read_back(*self._unconfirmed, _LAST_LOOK_S)
+        except (ShoalError, Stopped) as error:
+            log.warning("%s", error)
 
 
-def _start_of(reader: Reader, first: int, end: int, after: int) -> int:
-    """An offset at or before the manifest of step `after` + 1, found from the end in growing strides."""
-    back = 64
-    while after > 0 and end - back > first:
-        start = end - back
-        record = next(reader.read(0, start, end), None)
-        if record is not None and decode_manifest(record.value).step <= after + 1:
-            return start
-        back *= 4
-    return first
+def _too_slow(step: int, took_s: float, limit_s: float) -> CommitUnknown:
+    return CommitUnknown(
+        f"step {step}: its transaction took {took_s:.1f} s, kafka.transaction_timeout_ms is {limit_s:g} s: the "
+        f"broker may have aborted it, whatever the commit says (was this process paused?)",
+        broker_away=True,
+    )
+
+
+def _restored(topic: str, record: Record) -> OutRecord:
+    """The record as it was handed to `commit`."""
+    headers = tuple(record.headers)
+    if _NOTHING in headers:
+        return OutRecord(topic, None, None, tuple(h for h in headers if h != _NOTHING))
+    return OutRecord(topic, record.key, record.value, headers)
 
 
 def _size(record: OutRecord) -> int:

@@ -59,7 +59,7 @@ class Engine(Replica):
         """`fresh`: begin this epoch with an empty state, unless it has begun already; 0: the next one."""
         super().__init__(config, pipeline, source, sink, store, clock)
         self.observer = observer
-        self._fresh = fresh
+        self.fresh = fresh
         self._idle_since_s = self._last_quality_s = clock.monotonic()
 
     def run(self) -> None:
@@ -141,6 +141,8 @@ class Engine(Replica):
 
     def _recover(self, last: Manifest | None) -> None:
         """Bring the state to the last committed step. Raises StateMismatch, ReplayMismatch, SourceGone, Stopped."""
+        if self.fresh == 0:  # a number from here on: whoever starts again with it begins no further epoch
+            self.fresh = 1 if last is None else last.epoch + 1
         if last is not None:
             self.observer.phase(Phase.RECOVERING)
             if self._starts_over(last):
@@ -162,7 +164,7 @@ class Engine(Replica):
     # --- a new epoch ----------------------------------------------------------------------------------------
 
     def _starts_over(self, last: Manifest) -> bool:
-        return self._fresh is not None and (self._fresh == 0 or self._fresh > last.epoch)
+        return self.fresh is not None and (self.fresh == 0 or self.fresh > last.epoch)
 
     def _begin_epoch(self, last: Manifest) -> None:
         """Forget the state, keep the ids: from here on as if for the first time, where the log still allows."""

@@ -38,7 +38,7 @@ Reading = Callable[[str], Iterable[Published]]  # committed records of a topic (
 def opening_steps(
     pipeline: Pipeline, last: Manifest, starts: tuple[Range, ...], source: str, published: Reading
 ) -> Iterator[Output]:
-    """The steps that begin an epoch after `last`, or the rest of them if `last` is one of them already.
+    """The steps that begin an epoch after `last`; without `starts` the rest of them, where `last` is one of them.
 
     `starts` are empty ranges: where the new epoch begins to read. Each output must be committed before the
     next is asked for. The pipeline must be fresh; it follows.
@@ -46,7 +46,7 @@ def opening_steps(
     first_id = last.next_segment_id
     opening = Opening(pipeline, last)
     farewells = iter(_fold(published(MEMBERS), first_id).values())
-    if not last.opening:
+    if starts:
         records = (*opening.deaths(_fold(published(CATALOG), first_id)), *opening.left(farewells))
         yield opening.step(records, starts, source, last.epoch + 1)
     while records := opening.left(farewells):

@@ -259,8 +259,13 @@ class Stopped(Exception):
     """Told to stop while waiting for the world: not a failure, the engine returns as if it had been idle."""
 
 
-START_OVER = "start once with --fresh-state (a new epoch: empty state, new segment ids)"
-"""The way on when recorded steps cannot be continued; `stream/epochs.py` says what it does."""
+def start_over(epoch: int | None = None) -> str:
+    """The way on when recorded steps of `epoch` cannot be continued; `stream/epochs.py` says what it does."""
+    option = "once with --fresh-state" if epoch is None else f"with --fresh-state={epoch + 1}"
+    return f"start {option} (a new epoch: empty state, new segment ids)"
+
+
+START_OVER = start_over()
 
 
 # --- named failures of the world -------------------------------------------------------------------------
@@ -328,3 +333,9 @@ class InputError(ShoalError):
     """A file or argument given by a person cannot be used."""
 
     exit_code = 10
+
+
+class Stuck(ShoalError):
+    """No progress for `engine.stuck_after_s`: the watchdog ended the process; a restart goes on where it was."""
+
+    exit_code = 11

@@ -5,12 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .config import Config
+from .config import Config, Kafka
 from .engine import Engine
+from .forked import ForkedStore
 from .pipeline import Pipeline
-from .ports import Observer, Phase, Probe, Sink, Source, Store, no_probe
+from .ports import ConfigError, Observer, Phase, Probe, Sink, Source, Store, no_probe
 from .snapshots import DirectoryStore, NoStore
+
+if TYPE_CHECKING:
+    from .kafka.producer import PythonClient
+    from .kafka.source import KafkaSource
+    from .librdkafka.producer import LibrdkafkaClient
+    from .librdkafka.source import LibrdkafkaSource
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
@@ -40,7 +48,8 @@ def build_pipeline(config: Config, probe: Probe = no_probe) -> Pipeline:
 def build_store(config: Config) -> Store:
     if not config.engine.state_dir:
         return NoStore()
-    return DirectoryStore(Path(config.engine.state_dir), config.engine.snapshots_kept)
+    store = DirectoryStore(Path(config.engine.state_dir), config.engine.snapshots_kept)
+    return ForkedStore(store) if hasattr(os, "fork") else store
 
 
 def file_ports(input_path: str, output: str, follow: bool = False) -> tuple[Source, Sink]:
@@ -52,25 +61,48 @@ def file_ports(input_path: str, output: str, follow: bool = False) -> tuple[Sour
     return FileSource(input_path, follow), sink
 
 
+def kafka_library(
+    config: Kafka,
+) -> tuple[type[KafkaSource] | type[LibrdkafkaSource], type[PythonClient] | type[LibrdkafkaClient]]:
+    """The source and the client of the library that `kafka.client` names. Raises ConfigError when it is missing."""
+    if config.client == "kafka-python":
+        from .kafka.producer import PythonClient
+        from .kafka.source import KafkaSource
+
+        return KafkaSource, PythonClient
+    try:
+        from .librdkafka.producer import LibrdkafkaClient
+        from .librdkafka.source import LibrdkafkaSource
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f'kafka.client is "{config.client}", but its library is not installed (no module {error.name}): '
+            f"pip install 'shoal[confluent]', or leave kafka.client at \"kafka-python\""
+        ) from None
+    return LibrdkafkaSource, LibrdkafkaClient
+
+
 def kafka_ports(config: Config, on_phase: Callable[[Phase], None] | None = None) -> tuple[Source, Sink]:
     """Source and sink of a run on Kafka: one consumer group, one transactional producer."""
     from ..sinks.kafka import KafkaSink
-    from .kafka.source import KafkaSource
 
-    source = KafkaSource(config.kafka, on_phase)
-    sink = KafkaSink(config.kafka, source.group_metadata, config.engine.step_bytes_max, source.stopping)
+    source_of, client_of = kafka_library(config.kafka)
+    source = source_of(config.kafka, on_phase)
+    client = client_of(config.kafka, source.stopping)
+    sink = KafkaSink(config.kafka, client, source.group_metadata, config.engine.step_bytes_max)
     return source, sink
 
 
 def kafka_reader_ports(config: Config) -> tuple[Source, Sink]:
     """The same topics, for reading only: no group is joined, nobody is fenced."""
     from ..sinks.kafka import KafkaSink
-    from .kafka.source import KafkaSource
 
-    return KafkaSource(config.kafka), KafkaSink(config.kafka, None)
+    source_of, client_of = kafka_library(config.kafka)
+    return source_of(config.kafka), KafkaSink(config.kafka, client_of(config.kafka), None)
 
 
-def build_engine(config: Config, ports: tuple[Source, Sink], observer: Observer) -> Engine:
+def build_engine(
+    config: Config, ports: tuple[Source, Sink], observer: Observer, fresh: int | None = None
+) -> Engine:
     source, sink = ports
     pipeline = build_pipeline(config, observer.stage)
-    return Engine(config, pipeline, source, sink, build_store(config), observer)
+    return Engine(config, pipeline, source, sink, build_store(config), observer, fresh=fresh)

@@ -2,24 +2,48 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+import pytest
 from broker import Broker
+from conftest import missing
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.structs import ConsumerGroupMetadata
 from made import manifest
 
+from shoal.sinks.kafka import KafkaSink
 from shoal.stream.config import Kafka
 from shoal.stream.events import Counts, Output, OutRecord, Range
 from shoal.stream.kafka.admin import create, wanted
+from shoal.stream.kafka.client import never
+from shoal.stream.kafka.source import KafkaSource
+from shoal.stream.ports import Phase
+from shoal.stream.wiring import kafka_library
+
+if TYPE_CHECKING:
+    from shoal.stream.librdkafka.source import LibrdkafkaSource
+
+CLIENTS = ("kafka-python", "confluent")
+_client = CLIENTS[0]  # of every configuration made here, until `with_client` says otherwise
+
+
+def with_client(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every configuration that this test makes names this client library; loudly missing where it is."""
+    if name == "confluent" and find_spec("confluent_kafka") is None:
+        missing("the second Kafka client", "pip install 'shoal[confluent]'")
+    monkeypatch.setattr(sys.modules[__name__], "_client", name)
 
 
 def kafka_config(broker: Broker, **changes: Any) -> Kafka:
     """A configuration whose topics, group and transactional id no other test uses."""
     prefix = broker.name()
     base = Kafka(
+        client=_client,
         bootstrap_servers=broker.address,
         topic_prefix=prefix,
         group_id=prefix + "group",
@@ -34,6 +58,36 @@ def create_topics(config: Kafka) -> Kafka:
     with KafkaAdminClient(bootstrap_servers=config.bootstrap_servers) as admin:
         create(admin, wanted(config), config)
     return config
+
+
+def kafka_source(
+    config: Kafka, on_phase: Callable[[Phase], None] | None = None
+) -> KafkaSource | LibrdkafkaSource:
+    """A source over the library that the configuration names."""
+    return kafka_library(config)[0](config, on_phase)
+
+
+def kafka_sink(
+    config: Kafka,
+    group: Callable[[], Any] | None = None,
+    stopping: Callable[[], bool] = never,
+    **settings: Any,
+) -> KafkaSink:
+    """A sink over the library that the configuration names; without `group`, of a group nobody is a member of."""
+    client = kafka_library(config)[1](config, stopping)
+    return KafkaSink(config, client, group or (lambda: nobody(config)), **settings)
+
+
+def nobody(config: Kafka) -> Any:
+    """A member, in the library's own words, of a group that nobody has joined."""
+    if config.client == "kafka-python":
+        return ConsumerGroupMetadata(config.group_id)
+    from confluent_kafka import Consumer
+
+    from shoal.stream.librdkafka.elector import Member
+    from shoal.stream.librdkafka.settings import LIBRARY_LOG, electing
+
+    return Member(Consumer(electing(config), logger=LIBRARY_LOG))
 
 
 Sent = tuple[int, bytes | None, bytes | None]  # partition, key, value

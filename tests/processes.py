@@ -32,6 +32,8 @@ def write_config(path: Path, kafka: Kafka, **sections: dict[str, Any]) -> Path:
 def _toml(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml(inner) for inner in value) + "]"
     return msgspec.json.encode(value).decode()
 
 

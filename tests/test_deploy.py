@@ -75,7 +75,7 @@ def test_images_are_pinned() -> None:
     """A version, and never `latest`, in the Dockerfile, in compose and in Kubernetes."""
     images = [arguments.split()[0] for name, arguments in instructions() if name == "FROM"]
     images += [service["image"] for service in SERVICES.values()]
-    images += [c["image"] for c in MANIFESTS["Deployment"]["spec"]["template"]["spec"]["containers"]]
+    images += [c["image"] for c in MANIFESTS["StatefulSet"]["spec"]["template"]["spec"]["containers"]]
     for image in images:
         assert re.search(r":v?\d", image), image
         assert "latest" not in image
@@ -84,7 +84,7 @@ def test_images_are_pinned() -> None:
 def test_our_image_has_the_version_of_the_package() -> None:
     ours = f"shoal:{PROJECT['project']['version']}"
     assert SERVICES["shoal"]["image"] == SERVICES["producer"]["image"] == ours
-    assert MANIFESTS["Deployment"]["spec"]["template"]["spec"]["containers"][0]["image"] == ours
+    assert MANIFESTS["StatefulSet"]["spec"]["template"]["spec"]["containers"][0]["image"] == ours
 
 
 def test_the_process_is_not_root_and_ends_on_sigterm() -> None:
@@ -217,7 +217,7 @@ def assert_parses(arguments: list[str]) -> None:
 def test_the_commands_of_compose_and_kubernetes_are_ones_the_program_knows() -> None:
     assert_parses(SERVICES["shoal"]["command"])
     assert_parses(SERVICES["producer"]["command"])
-    assert_parses(MANIFESTS["Deployment"]["spec"]["template"]["spec"]["containers"][0]["args"])
+    assert_parses(MANIFESTS["StatefulSet"]["spec"]["template"]["spec"]["containers"][0]["args"])
 
 
 def test_every_port_is_published_on_loopback_only() -> None:
@@ -354,14 +354,16 @@ def records(url: str) -> float:
 
 
 def pod() -> dict[str, Any]:
-    spec: dict[str, Any] = MANIFESTS["Deployment"]["spec"]["template"]["spec"]
+    spec: dict[str, Any] = MANIFESTS["StatefulSet"]["spec"]["template"]["spec"]
     return spec
 
 
-def test_one_engine_at_a_time_in_kubernetes() -> None:
-    spec = MANIFESTS["Deployment"]["spec"]
-    assert spec["replicas"] == 1
-    assert spec["strategy"] == {"type": "Recreate"}
+def test_in_kubernetes_one_engine_works_and_another_stands_by_with_a_state_folder_of_its_own() -> None:
+    """Started side by side: one that waited for the other to be ready would wait for ever."""
+    spec = MANIFESTS["StatefulSet"]["spec"]
+    assert spec["replicas"] == 2
+    assert spec["podManagementPolicy"] == "Parallel"
+    assert spec["serviceName"] == MANIFESTS["Service"]["metadata"]["name"]
     labels = spec["template"]["metadata"]["labels"]
     assert spec["selector"]["matchLabels"].items() <= labels.items()
     assert MANIFESTS["Service"]["spec"]["selector"].items() <= labels.items()
@@ -376,7 +378,8 @@ def test_the_probes_ask_the_configured_port(tmp_path: Path) -> None:
     assert container["ports"] == [{"name": "http", "containerPort": config.http.port}]
     assert config.http.host == "0.0.0.0", "probes come from outside the container"
     assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "http"}
-    assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "http"}
+    ready = container["readinessProbe"]["httpGet"]
+    assert ready == {"path": "/healthz", "port": "http"}, "standing by is no reason to stop a rollout"
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
     assert config.engine.state_dir.startswith(mounts["state"] + "/")
     assert container["args"][-1] == mounts["config"] + "/shoal.toml"
@@ -389,7 +392,7 @@ def test_the_pod_is_not_root_and_its_volumes_exist() -> None:
     container = spec["containers"][0]
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
     volumes = {volume["name"]: volume for volume in spec["volumes"]}
-    assert {mount["name"] for mount in container["volumeMounts"]} == set(volumes)
-    claim = MANIFESTS["PersistentVolumeClaim"]["metadata"]["name"]
-    assert volumes["state"]["persistentVolumeClaim"]["claimName"] == claim
+    claims = {claim["metadata"]["name"] for claim in MANIFESTS["StatefulSet"]["spec"]["volumeClaimTemplates"]}
+    assert {mount["name"] for mount in container["volumeMounts"]} == set(volumes) | claims
+    assert claims == {"state"}
     assert volumes["config"]["configMap"]["name"] == MANIFESTS["ConfigMap"]["metadata"]["name"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,27 +15,44 @@ import msgspec
 import pytest
 from broker import PASSWORD, USER, Broker
 from hypothesis import given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove
 from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment
-from kafka.structs import ConsumerGroupMetadata
-from kafka_kit import create_topics, eventually, kafka_config, output, read_committed, send
+from kafka_kit import (
+    create_topics,
+    eventually,
+    kafka_config,
+    kafka_sink,
+    kafka_source,
+    nobody,
+    output,
+    read_committed,
+    send,
+)
+from processes import engine, shoal, write_config
 
 from shoal.sinks.kafka import KafkaSink
 from shoal.stream.config import Kafka
-from shoal.stream.events import CHANGES, MANIFEST, MEMBERS, REJECTED, Output, OutRecord, Range
+from shoal.stream.events import CHANGES, MANIFEST, MEMBERS, REJECTED, OutRecord, Range
 from shoal.stream.kafka.admin import REJECTED_MAX_BYTES, wanted
+from shoal.stream.kafka.client import wait_for_broker
 from shoal.stream.kafka.group import OneOwner, choose
-from shoal.stream.kafka.settings import PASSWORD_VARIABLE, Secret, settings
-from shoal.stream.kafka.source import KafkaSource, wait_for_broker
+from shoal.stream.kafka.settings import PASSWORD_VARIABLE, Secret, settings, transactional_id
 from shoal.stream.ports import BrokerGone, CommitUnknown, ConfigError, Phase, SourceGone, TopicsMissing
+from shoal.stream.wiring import kafka_library
 
 kafka = pytest.mark.kafka
 
 
+def both(test: Callable[..., None]) -> Callable[..., None]:
+    """Against a real broker, with each client library."""
+    return kafka(pytest.mark.usefixtures("client")(test))
+
+
 @contextmanager
-def opened(source: KafkaSource) -> Iterator[KafkaSource]:
+def opened(source: Any) -> Iterator[Any]:
     try:
         assert source.open(lambda: False)
         source.seek({})
@@ -45,7 +63,7 @@ def opened(source: KafkaSource) -> Iterator[KafkaSource]:
 
 @contextmanager
 def sink_of(config: Kafka, **settings: Any) -> Iterator[KafkaSink]:
-    sink = KafkaSink(config, lambda: ConsumerGroupMetadata(config.group_id), **settings)
+    sink = kafka_sink(config, **settings)
     try:
         sink.open()
         yield sink
@@ -53,7 +71,7 @@ def sink_of(config: Kafka, **settings: Any) -> Iterator[KafkaSink]:
         sink.close()
 
 
-def poll_some(source: KafkaSource, count: int = 1) -> list[Any]:
+def poll_some(source: Any, count: int = 1) -> list[Any]:
     """(partition, offset, value) of at least `count` records."""
     found: list[Any] = []
     for _ in range(200):
@@ -66,7 +84,7 @@ def poll_some(source: KafkaSource, count: int = 1) -> list[Any]:
     raise AssertionError(f"{len(found)} of {count} records came")
 
 
-def poll_for_ever(source: KafkaSource) -> None:
+def poll_for_ever(source: Any) -> None:
     for _ in range(300):
         source.poll(10, 0.1)
 
@@ -74,6 +92,7 @@ def poll_for_ever(source: KafkaSource) -> None:
 # --- who works -------------------------------------------------------------------------------------------
 
 
+@examples(deadline=None)
 @given(st.dictionaries(st.text(min_size=1, max_size=5), st.integers(0, 5), min_size=1, max_size=6))
 def test_exactly_one_member_gets_all_partitions(owned: dict[str, int]) -> None:
     """The assignor's law, whoever owned what before."""
@@ -96,16 +115,29 @@ def _subscription(count: int) -> Any:
 
 @given(st.sets(st.text(max_size=5), max_size=6), st.text(max_size=5))
 def test_the_member_that_works_keeps_its_work_whoever_comes(others: set[str], owner: str) -> None:
-    assert choose({**dict.fromkeys(sorted(others), 0), owner: 4}) == owner
+    assert choose({**dict.fromkeys(sorted(others), (0, True)), owner: (4, False)}) == owner
 
 
-@kafka
+@given(st.sets(st.text(max_size=5), max_size=6), st.text(max_size=5))
+def test_who_followed_to_the_last_steps_goes_before_who_only_just_came(cold: set[str], warm: str) -> None:
+    """What a member says about itself reaches the one that assigns."""
+    members = []
+    for member in sorted(cold | {warm}):
+        assignor = OneOwner()
+        assignor.warm = member == warm
+        members.append(SimpleNamespace(member_id=member, metadata=assignor.metadata(["t"])))
+    topic = SimpleNamespace(partitions_for_topic=lambda name: {0})
+    assigned = OneOwner().assign(topic, members)
+    assert [member for member, assignment in assigned.items() if assignment.partitions()] == [warm]
+
+
+@both
 def test_a_second_engine_stands_by_and_takes_over_when_the_first_one_leaves(broker: Broker) -> None:
     """The first one goes on undisturbed, also its commits; nothing is read twice by the group's own doing."""
     config = create_topics(kafka_config(broker))
-    first = KafkaSource(config)
+    first = kafka_source(config)
     phases: list[Phase] = []
-    second = KafkaSource(config, on_phase=phases.append)
+    second = kafka_source(config, on_phase=phases.append)
     works = threading.Event()
     with opened(first):
         waiting = threading.Thread(target=lambda: second.open(lambda: False) and works.set(), daemon=True)
@@ -114,7 +146,7 @@ def test_a_second_engine_stands_by_and_takes_over_when_the_first_one_leaves(brok
         assert not works.is_set()
         send(config, [(0, None, b"a"), (1, None, b"b")])
         assert {value for _, _, value in poll_some(first, 2)} == {b"a", b"b"}
-        sink = KafkaSink(config, first.group_metadata)
+        sink = kafka_sink(config, first.group_metadata)
         sink.open()
         sink.commit(output(1, (), [Range(0, 0, 1), Range(1, 0, 1)]))
         sink.close()
@@ -125,12 +157,12 @@ def test_a_second_engine_stands_by_and_takes_over_when_the_first_one_leaves(brok
     second.close()
 
 
-@kafka
+@both
 def test_an_engine_that_stands_by_can_be_told_to_stop(broker: Broker) -> None:
     config = create_topics(kafka_config(broker))
-    with opened(KafkaSource(config)) as first:
+    with opened(kafka_source(config)) as first:
         stopping = threading.Event()
-        second = KafkaSource(config, on_phase=lambda phase: stopping.set())
+        second = kafka_source(config, on_phase=lambda phase: stopping.set())
         answers: list[bool] = []
         thread = threading.Thread(target=lambda: answers.append(second.open(stopping.is_set)), daemon=True)
         thread.start()
@@ -139,11 +171,11 @@ def test_an_engine_that_stands_by_can_be_told_to_stop(broker: Broker) -> None:
         second.close()
 
 
-@kafka
+@both
 def test_an_engine_that_lost_its_place_in_the_group_ends(broker: Broker) -> None:
     """Crash-only: neither poll nor commit goes on as if nothing had happened."""
     config = create_topics(kafka_config(broker))
-    with opened(KafkaSource(config)) as source:
+    with opened(kafka_source(config)) as source:
         member = source.group_metadata().member_id
         with KafkaAdminClient(bootstrap_servers=broker.address) as admin:
             admin.remove_group_members(config.group_id, [MemberToRemove(member_id=member)])
@@ -165,11 +197,11 @@ def test_the_contract_compacts_state_and_keeps_manifests_for_ever() -> None:
     assert topics["p.behavior.events"].partitions == 6
 
 
-@kafka
+@both
 def test_missing_topics_are_named_with_the_commands_that_create_them(broker: Broker) -> None:
     config = kafka_config(broker)
     with pytest.raises(TopicsMissing) as caught:
-        KafkaSource(config).open(lambda: False)
+        kafka_source(config).open(lambda: False)
     text = str(caught.value)
     for topic in wanted(config):
         assert f"--topic {topic.name} " in text
@@ -179,10 +211,10 @@ def test_missing_topics_are_named_with_the_commands_that_create_them(broker: Bro
     assert "kafka.create_topics" in text
 
 
-@kafka
+@both
 def test_topics_are_created_as_the_contract_wants_them_when_asked_to(broker: Broker) -> None:
     config = kafka_config(broker, create_topics=True, partitions=3)
-    source = KafkaSource(config)
+    source = kafka_source(config)
     assert source.open(lambda: False)
     source.close()
     names = {topic.name: topic for topic in wanted(config)}
@@ -195,24 +227,26 @@ def test_topics_are_created_as_the_contract_wants_them_when_asked_to(broker: Bro
         assert {key: configs[name][key]["value"] for key in topic.configs} == dict(topic.configs)
 
 
-@kafka
-def test_a_topic_that_was_created_again_is_not_taken_for_the_old_one(broker: Broker) -> None:
-    """Same name, same number of records: only the committed offsets still know the difference."""
+@both
+def test_an_engine_does_not_take_a_topic_that_was_created_again_for_the_old_one(
+    broker: Broker, tmp_path: Path
+) -> None:
+    """Same name, same number of records: only the manifest still knows the difference. Exit code 5."""
     config = create_topics(kafka_config(broker))
+    path = write_config(tmp_path / "shoal.toml", config, encoder={"kind": "identity"})
     send(config, [(0, None, b"old")])
-    with opened(KafkaSource(config)) as source, sink_of(config) as sink:
-        poll_some(source)
-        sink.commit(output(1, (), [Range(0, 0, 1)]))
+    with engine(path, tmp_path / "log") as running:
+        eventually(lambda: read_committed(config, MANIFEST) or running.must_run(), 40)
     name = wanted(config)[0].name
     with KafkaAdminClient(bootstrap_servers=broker.address) as admin:
         admin.delete_topics([name])
         eventually(lambda: admin.describe_topics([name])[0]["error_code"] == 3)
     create_topics_again(config, name)
     send(config, [(0, None, b"new")])
-    sink = KafkaSink(config, None)
-    with pytest.raises(SourceGone, match="created again"):
-        sink.open()
-    sink.close()
+    ended = shoal("run", "--config", str(path))
+    assert ended.returncode == SourceGone.exit_code == 5, ended.stderr
+    assert "created again" in ended.stderr
+    assert len(read_committed(config, MANIFEST)) == 1
 
 
 def create_topics_again(config: Kafka, name: str) -> None:
@@ -221,22 +255,22 @@ def create_topics_again(config: Kafka, name: str) -> None:
         admin.wait_for_topics([name])
 
 
-@kafka
+@both
 def test_a_topic_that_is_deleted_while_it_is_read_stops_the_engine(broker: Broker) -> None:
     config = create_topics(kafka_config(broker))
-    with opened(KafkaSource(config)) as source:
+    with opened(kafka_source(config)) as source:
         with KafkaAdminClient(bootstrap_servers=broker.address) as admin:
             admin.delete_topics([wanted(config)[0].name])
         with pytest.raises(SourceGone, match="deleted while it was read"):
             poll_for_ever(source)
 
 
-@kafka
+@both
 def test_records_that_were_deleted_before_they_were_read_stop_the_engine(broker: Broker) -> None:
     """Retention overtook us: at seek, at replay and while polling, never a silent jump."""
     config = create_topics(kafka_config(broker))
     send(config, [(0, None, b"%d" % i) for i in range(10)])
-    with opened(KafkaSource(config)) as source:
+    with opened(kafka_source(config)) as source:
         poll_some(source, 10)
         with KafkaAdminClient(bootstrap_servers=broker.address) as admin:
             admin.delete_records({TopicPartition(wanted(config)[0].name, 0): 5})
@@ -252,7 +286,7 @@ def test_records_that_were_deleted_before_they_were_read_stop_the_engine(broker:
 # --- what is read ----------------------------------------------------------------------------------------
 
 
-@kafka
+@both
 def test_transactions_of_producers_are_read_whole_or_not_at_all(broker: Broker) -> None:
     """Aborted records are nobody's input; markers belong to ranges, so ranges tile and lag ends at zero."""
     config = create_topics(kafka_config(broker))
@@ -266,7 +300,7 @@ def test_transactions_of_producers_are_read_whole_or_not_at_all(broker: Broker) 
     aborted.abort_transaction()
     aborted.close()
     send(config, [(0, None, b"end")])
-    with opened(KafkaSource(config)) as source:
+    with opened(kafka_source(config)) as source:
         polled = []
         while sum(len(records) for records, _ in polled) < 4:
             polled.append(source.poll(2, 0.1) or (None, ()))
@@ -279,12 +313,12 @@ def test_transactions_of_producers_are_read_whole_or_not_at_all(broker: Broker) 
         assert source.lag()[0] == 0
 
 
-@kafka
+@both
 def test_records_deleted_from_a_partition_before_any_was_read_are_missed_too(broker: Broker) -> None:
     """The first step says where every partition begins, so a restart sees what retention took since."""
     config = create_topics(kafka_config(broker))
     send(config, [(0, None, b"a")])
-    with opened(KafkaSource(config)) as source:
+    with opened(kafka_source(config)) as source:
         first = source.poll(10, 5.0)
         assert first is not None
         assert first[1] == (Range(0, 0, 1), Range(1, 0, 0))
@@ -296,18 +330,18 @@ def test_records_deleted_from_a_partition_before_any_was_read_are_missed_too(bro
             source.seek({r.partition: r.end for r in first[1]})
 
 
-@kafka
+@both
 def test_a_traceparent_of_absurd_size_does_not_swell_the_outputs(broker: Broker) -> None:
     config = create_topics(kafka_config(broker))
     producer = KafkaProducer(bootstrap_servers=broker.address)
     producer.send(wanted(config)[0].name, b"x", partition=0, headers=[("traceparent", b"0" * 500_000)])
     producer.close()
-    source = KafkaSource(config)
+    source = kafka_source(config)
     assert source.read((Range(0, 0, 1),)).traceparents == {}
     source.close()
 
 
-@kafka
+@both
 def test_traceparents_pass_through(broker: Broker) -> None:
     config = create_topics(kafka_config(broker))
     producer = KafkaProducer(bootstrap_servers=broker.address)
@@ -315,7 +349,7 @@ def test_traceparents_pass_through(broker: Broker) -> None:
     producer.send(name, b"x", partition=0)
     producer.send(name, b"y", partition=0, headers=[("traceparent", b"00-1"), ("other", b"z")])
     producer.close()
-    with opened(KafkaSource(config)) as source:
+    with opened(kafka_source(config)) as source:
         eventually(lambda: source.lag()[0] == 0 and source.read((Range(0, 0, 2),)))
         assert source.read((Range(0, 0, 2),)).traceparents == {1: b"00-1"}
 
@@ -326,11 +360,11 @@ CHANGE = OutRecord(CHANGES, b"u", b"{}", (("ce_id", b"u:1"),))
 TOO_LARGE = OutRecord(REJECTED, b"k", b"x" * (REJECTED_MAX_BYTES + 1))
 
 
-@kafka
+@both
 def test_a_step_that_fails_half_way_leaves_nothing_behind(broker: Broker) -> None:
     """The first half was stored on the broker already; no subscriber, offset or manifest ever shows it."""
     config = create_topics(kafka_config(broker))
-    sink = KafkaSink(config, lambda: ConsumerGroupMetadata(config.group_id), bytes_max=100)
+    sink = kafka_sink(config, bytes_max=100)
     sink.open()
     sink.commit(output(1, [CHANGE], [Range(0, 0, 3)]))
     with pytest.raises(CommitUnknown, match="larger than"):
@@ -338,7 +372,7 @@ def test_a_step_that_fails_half_way_leaves_nothing_behind(broker: Broker) -> Non
     with pytest.raises(AssertionError, match="never used again"):
         sink.commit(output(2, [CHANGE]))
     sink.close()
-    again = KafkaSink(config, lambda: ConsumerGroupMetadata(config.group_id))
+    again = kafka_sink(config)
     assert again.open() == output(1, [], [Range(0, 0, 3)]).manifest
     assert len(read_committed(config, CHANGES)) == 1
     assert committed_offsets(config) == {0: 3}
@@ -354,7 +388,7 @@ def committed_offsets(config: Kafka) -> dict[int, int]:
     return {tp.partition: found.offset for tp, found in sorted(offsets.items())}
 
 
-@kafka
+@both
 def test_a_step_larger_than_the_limit_is_sent_in_parts_and_is_still_whole(broker: Broker) -> None:
     config = create_topics(kafka_config(broker))
     records = [OutRecord(MEMBERS, b"u%d" % i, b"x" * 50) for i in range(100)]
@@ -363,7 +397,7 @@ def test_a_step_larger_than_the_limit_is_sent_in_parts_and_is_still_whole(broker
     assert sorted(r.key for r in read_committed(config, MEMBERS)) == sorted(r.key for r in records)
 
 
-@kafka
+@both
 def test_a_newer_engine_fences_the_older_one(broker: Broker) -> None:
     """The older one is told, once and for all; nothing it sends afterwards is ever seen."""
     config = create_topics(kafka_config(broker))
@@ -374,32 +408,62 @@ def test_a_newer_engine_fences_the_older_one(broker: Broker) -> None:
                 old.commit(output(2, [CHANGE]))
             assert not caught.value.broker_away
             new.commit(output(2, [CHANGE]))
-    assert [m.step for m in KafkaSink(config, None).manifests()] == [1, 2]
+    assert [m.step for m in kafka_sink(config).manifests()] == [1, 2]
     assert len(read_committed(config, CHANGES)) == 2
 
 
-class PausedSink(KafkaSink):
-    """Sends a step, and is then paused until the broker has given the transaction up."""
+class PausedClient:
+    """A client whose producer pauses before the commit, until the broker has given the transaction up."""
 
-    def _send(self, output: Output) -> None:
-        super()._send(output)
-        name = f"shoal-{self._config.group_id}"
-        with KafkaAdminClient(bootstrap_servers=self._config.bootstrap_servers) as admin:
-            eventually(lambda: admin.describe_transactions([name])[name].state.value != "Ongoing")
+    def __init__(self, config: Kafka) -> None:
+        self._config = config
+        self._client = kafka_library(config)[1](config)
+        self.log = self._client.log
+
+    def producer(self) -> Any:
+        producer = self._client.producer()
+        commit = producer.commit
+
+        def commit_late(timeout_s: float) -> None:
+            name = transactional_id(self._config)
+            with KafkaAdminClient(bootstrap_servers=self._config.bootstrap_servers) as admin:
+                eventually(lambda: admin.describe_transactions([name])[name].state.value != "Ongoing")
+            commit(timeout_s)
+
+        producer.commit = commit_late  # type: ignore[method-assign]
+        return producer
 
 
-@kafka
-def test_a_process_paused_past_the_transaction_timeout_does_not_believe_its_commit(broker: Broker) -> None:
+class NoTime:
+    """A clock that stood still during a pause: what other rules notice must be enough."""
+
+    def monotonic(self) -> float:
+        return 0.0
+
+    def time_ns(self) -> int:
+        return 0
+
+
+@both
+@pytest.mark.parametrize("clock", [time, NoTime()], ids=["the pause is seen", "the pause is not seen"])
+def test_a_process_paused_past_the_transaction_timeout_does_not_believe_its_commit(
+    broker: Broker, clock: Any
+) -> None:
     """The client may report success for a transaction that the broker aborted long ago."""
-    config = create_topics(kafka_config(broker, transaction_timeout_ms=1000))
-    sink = PausedSink(config, lambda: ConsumerGroupMetadata(config.group_id))
+    config = create_topics(kafka_config(broker, transaction_timeout_ms=1000, delivery_timeout_ms=2000))
+    sink = KafkaSink(config, PausedClient(config), lambda: nobody(config), clock=clock)
     sink.open()
     with pytest.raises(CommitUnknown):
-        sink.commit(output(1, [CHANGE], [Range(0, 0, 1)]))
+        commit_and_confirm(sink)
     sink.close()
     with sink_of(config) as again:
         assert list(again.manifests()) == []
     assert read_committed(config, CHANGES) == []
+
+
+def commit_and_confirm(sink: KafkaSink) -> None:
+    sink.commit(output(1, [CHANGE], [Range(0, 0, 1)]))
+    sink.confirm()
 
 
 # --- secrets and refusals --------------------------------------------------------------------------------
@@ -449,19 +513,19 @@ def sasl_config(broker: Broker, password: str, tmp_path: Path, **changes: Any) -
     )
 
 
-@kafka
+@both
 def test_an_engine_works_over_a_listener_that_wants_a_password(broker: Broker, tmp_path: Path) -> None:
     config = sasl_config(broker, PASSWORD, tmp_path, create_topics=True)
-    with opened(KafkaSource(config)) as source:
+    with opened(kafka_source(config)) as source:
         send(msgspec.structs.replace(config, bootstrap_servers=broker.address), [(0, b"k", b"v")])
         assert [value for _, _, value in poll_some(source)] == [b"v"]
-        sink = KafkaSink(config, source.group_metadata)
+        sink = kafka_sink(config, source.group_metadata)
         assert sink.open() is None
         sink.commit(output(1, [CHANGE], [Range(0, 0, 1)]))
         sink.close()
 
 
-@kafka
+@both
 def test_a_wrong_password_is_refused_at_once_and_never_shown(
     broker: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -472,7 +536,7 @@ def test_a_wrong_password_is_refused_at_once_and_never_shown(
         caplog.at_level(logging.DEBUG, "kafka"),
         pytest.raises(ConfigError, match="refused user 'shoal'") as caught,
     ):
-        KafkaSource(config).open(lambda: False)
+        kafka_source(config).open(lambda: False)
     assert any(record.levelno == logging.DEBUG for record in caplog.records), "the library did say something"
     assert "wrong-one-1234" not in caplog.text + str(caught.value)
 

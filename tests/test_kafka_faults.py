@@ -6,20 +6,21 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from broker import Broker, ContainerBroker, JarBroker
-from kafka.structs import ConsumerGroupMetadata
-from kafka_kit import create_topics, kafka_config, output, read_committed, send
+from kafka_kit import create_topics, kafka_config, kafka_sink, kafka_source, output, read_committed, send
 
-from shoal.sinks.kafka import KafkaSink
 from shoal.stream.config import Kafka
 from shoal.stream.events import CHANGES, OutRecord, Range
 from shoal.stream.kafka import watch as kafka_watch
-from shoal.stream.kafka.source import KafkaSource, wait_for_broker
+from shoal.stream.kafka.client import wait_for_broker
 from shoal.stream.ports import BrokerGone, CommitUnknown, Phase, Stopped
 
 pytestmark = pytest.mark.kafka
+both = pytest.mark.usefixtures("client")
+"""Runs with each client library."""
 
 Own = JarBroker | ContainerBroker
 
@@ -38,14 +39,14 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kafka_watch, "_ANSWER_MS", 1000)
 
 
-def running(config: Kafka, on_phase: Callable[[Phase], None] | None = None) -> KafkaSource:
-    source = KafkaSource(config, on_phase)
+def running(config: Kafka, on_phase: Callable[[Phase], None] | None = None) -> Any:
+    source = kafka_source(config, on_phase)
     assert source.open(lambda: False)
     source.seek({})
     return source
 
 
-def poll_values(source: KafkaSource, wanted: int) -> list[bytes | None]:
+def poll_values(source: Any, wanted: int) -> list[bytes | None]:
     found: list[bytes | None] = []
     for _ in range(300):
         records, _ = source.poll(100, 0.1) or (None, ())
@@ -55,9 +56,10 @@ def poll_values(source: KafkaSource, wanted: int) -> list[bytes | None]:
     raise AssertionError(f"{len(found)} of {wanted} records came")
 
 
+@both
 def test_a_broker_that_restarts_is_waited_for_and_reading_goes_on(own: Own) -> None:
     """Same process, same place in the group, same offsets: nothing is lost and nothing comes twice."""
-    config = create_topics(kafka_config(own, session_timeout_ms=15_000))
+    config = create_topics(kafka_config(own, session_timeout_ms=45_000))
     phases: list[Phase] = []
 
     def phase(now: Phase) -> None:
@@ -77,6 +79,7 @@ def test_a_broker_that_restarts_is_waited_for_and_reading_goes_on(own: Own) -> N
     source.close()
 
 
+@both
 def test_a_broker_that_stays_away_ends_the_wait_after_the_configured_time(own: Own) -> None:
     """Frozen is worse than gone: the connection stands and nothing is ever said."""
     config = create_topics(kafka_config(own, broker_wait_s=1.0))
@@ -92,14 +95,15 @@ def test_a_broker_that_stays_away_ends_the_wait_after_the_configured_time(own: O
         assert time.monotonic() - closing_s < 6
 
 
-def poll_quietly(source: KafkaSource) -> None:
+def poll_quietly(source: Any) -> None:
     assert source.poll(1, 0.1) is not None
 
 
+@both
 def test_waiting_ends_at_once_when_told_to_stop(own: Own) -> None:
     stopping = threading.Event()
     config = create_topics(kafka_config(own))
-    source = KafkaSource(config, lambda phase: stopping.set())
+    source = kafka_source(config, lambda phase: stopping.set())
     assert source.open(stopping.is_set)
     source.seek({})
     with own.frozen():
@@ -111,16 +115,17 @@ def test_waiting_ends_at_once_when_told_to_stop(own: Own) -> None:
         source.close()
 
 
+@both
 @pytest.mark.parametrize("when", ["opening the source", "opening the sink", "reading", "replaying"])
 def test_a_stop_is_over_within_five_seconds_also_while_the_broker_is_frozen(own: Own, when: str) -> None:
     """The connection stands and nobody answers: every wait asks whether to go on, every close is bounded."""
     config = create_topics(kafka_config(own))
     send(config, [(0, None, b"a")])
     stopping = threading.Event()
-    source = KafkaSource(config)
-    sink = KafkaSink(config, source.group_metadata, stopping=source.stopping)
+    source = kafka_source(config)
+    sink = kafka_sink(config, source.group_metadata, source.stopping)
     waits: dict[str, Callable[[], object]] = {
-        "opening the source": lambda: KafkaSource(config).open(stopping.is_set),
+        "opening the source": lambda: kafka_source(config).open(stopping.is_set),
         "opening the sink": sink.open,
         "reading": lambda: [source.poll(10, 0.1) for _ in iter(stopping.is_set, True)],
         "replaying": lambda: source.read([Range(0, 0, 1)]),
@@ -146,13 +151,15 @@ def suppressed(call: Callable[[], object]) -> None:
         call()
 
 
+@both
 def test_a_commit_to_a_frozen_broker_is_unknown_and_a_restart_decides(own: Own) -> None:
     """Whatever became of it, subscribers see all of the step or nothing, and the manifest says which."""
     config = create_topics(kafka_config(own, delivery_timeout_ms=1000))
-    sink = KafkaSink(config, lambda: ConsumerGroupMetadata(config.group_id))
+    sink = kafka_sink(config)
     sink.open()
     records = [OutRecord(CHANGES, b"u%d" % i, b"{}") for i in range(20)]
     sink.commit(output(1, records))
+    sink.confirm()
     with own.frozen():
         started_s = time.monotonic()
         with pytest.raises(CommitUnknown) as caught:
@@ -161,7 +168,7 @@ def test_a_commit_to_a_frozen_broker_is_unknown_and_a_restart_decides(own: Own) 
         sink.close()
         assert time.monotonic() - started_s < 15
     wait_for_broker(config, lambda: False)
-    again = KafkaSink(config, lambda: ConsumerGroupMetadata(config.group_id))
+    again = kafka_sink(config)
     last = again.open()
     assert last is not None
     assert len(read_committed(config, CHANGES)) == 20 * last.step

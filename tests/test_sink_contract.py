@@ -1,4 +1,4 @@
-"""One contract for every sink: memory, files, Kafka."""
+"""One contract for every sink: memory, files, Kafka by both libraries."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-from kafka.structs import ConsumerGroupMetadata
-from kafka_kit import create_topics, kafka_config, output
+from kafka_kit import CLIENTS, create_topics, kafka_config, kafka_sink, output, with_client
 
 from shoal.sinks.files import FileSink
-from shoal.sinks.kafka import KafkaSink
 from shoal.sinks.memory import MemorySink
 from shoal.stream.events import (
     CATALOG,
@@ -66,14 +64,17 @@ def _file_case(request: pytest.FixtureRequest) -> Case:
 
 def _kafka_case(request: pytest.FixtureRequest) -> Case:
     config = create_topics(kafka_config(request.getfixturevalue("broker")))
-    return Case(lambda: KafkaSink(config, lambda: ConsumerGroupMetadata(config.group_id)))
+    return Case(lambda: kafka_sink(config))
 
 
-CASES = {"memory": _memory_case, "file": _file_case, "kafka": _kafka_case}
+CASES = {"memory": _memory_case, "file": _file_case} | dict.fromkeys(CLIENTS, _kafka_case)
+PARAMS = ["memory", "file", *(pytest.param(name, marks=pytest.mark.kafka) for name in CLIENTS)]
 
 
-@pytest.fixture(params=["memory", "file", pytest.param("kafka", marks=pytest.mark.kafka)])
-def case(request: pytest.FixtureRequest) -> Any:
+@pytest.fixture(params=PARAMS)
+def case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    if request.param in CLIENTS:
+        with_client(request.param, monkeypatch)
     made = CASES[request.param](request)
     yield made
     made.close()

@@ -1,4 +1,4 @@
-"""One contract for every source: memory, file, Kafka."""
+"""One contract for every source: memory, file, Kafka by both libraries."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kafka_kit import create_topics, kafka_config, send
+from kafka_kit import CLIENTS, create_topics, kafka_config, kafka_source, send, with_client
 
 from shoal.stream.events import Range, Records
-from shoal.stream.kafka.source import KafkaSource
 from shoal.stream.ports import Source, SourceGone
 from shoal.stream.sources import FileSource, MemorySource
 
@@ -58,14 +57,17 @@ def _file_case(request: pytest.FixtureRequest) -> Case:
 def _kafka_case(request: pytest.FixtureRequest) -> Case:
     config = create_topics(kafka_config(request.getfixturevalue("broker")))
     send(config, [(p, None, value) for p, partition in enumerate(VALUES) for value in partition])
-    return Case(VALUES, lambda: KafkaSource(config))
+    return Case(VALUES, lambda: kafka_source(config))
 
 
-CASES = {"memory": _memory_case, "file": _file_case, "kafka": _kafka_case}
+CASES = {"memory": _memory_case, "file": _file_case} | dict.fromkeys(CLIENTS, _kafka_case)
+PARAMS = ["memory", "file", *(pytest.param(name, marks=pytest.mark.kafka) for name in CLIENTS)]
 
 
-@pytest.fixture(params=["memory", "file", pytest.param("kafka", marks=pytest.mark.kafka)])
-def case(request: pytest.FixtureRequest) -> Any:
+@pytest.fixture(params=PARAMS)
+def case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    if request.param in CLIENTS:
+        with_client(request.param, monkeypatch)
     made = CASES[request.param](request)
     yield made
     made.close()

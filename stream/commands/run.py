@@ -8,8 +8,8 @@ import re
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 from types import FrameType
@@ -22,10 +22,11 @@ from ..config import Config, Http
 from ..config_text import describe
 from ..events import CATALOG, CHANGES, LINEAGE, MANIFEST, MEMBERS, REJECTED, Counts
 from ..ports import CommitUnknown, ConfigError, Observer, Sink
-from .options import as_json, configuration, configured, log_to_stderr
+from .options import AT_LEAST_0, as_json, configuration, configured, log_to_stderr
 
 if TYPE_CHECKING:
     from ..engine import Engine
+    from ..watching.metrics import Metrics
 
 log = logging.getLogger("shoal")
 
@@ -38,6 +39,15 @@ _REJECTS_READ = 10_000  # of the published ones, to say what is wrong with them
 @click.option("--input", "input_path", help="JSON lines: FILE, FILE.gz or - (stdin). Leave out for Kafka.")
 @click.option("--output", help="Folder for the topic files, or - (stdout).")
 @click.option("--follow", is_flag=True, help="Keep reading as the file grows.")
+@click.option(
+    "--fresh-state",
+    "fresh",
+    is_flag=False,
+    flag_value=0,
+    type=AT_LEAST_0,
+    metavar="[EPOCH]",
+    help="Start over: empty state, new segment ids, the next epoch. With a number: unless that one has begun.",
+)
 @click.option("--create-topics", is_flag=True, help="Create missing topics (as kafka.create_topics).")
 @click.option("--http", is_flag=True, help="Serve /metrics also for a run over files.")
 @as_json
@@ -47,6 +57,7 @@ def command(
     input_path: str | None,
     output: str | None,
     follow: bool,
+    fresh: int | None,
     create_topics: bool,
     http: bool,
     as_json: bool,
@@ -66,19 +77,22 @@ def command(
     config = configuration(config_path, overrides)
     log_to_stderr()
     log.info("configuration:\n%s", describe(config))
-    quiet = as_json or output == "-"
-    if input_path is not None and output is not None:
-        _run_files(
-            config,
-            input_path,
-            output,
-            follow,
-            serve=http or config.http != Http(),
-            quiet=quiet,
-            as_json=as_json,
-        )
-    else:
-        _run_kafka(config, as_json)
+    with _ending_at_once():
+        if input_path is not None and output is not None:
+            serve = http or config.http != Http()
+            _run_files(config, input_path, output, follow, fresh, serve=serve, as_json=as_json)
+        else:
+            _run_kafka(config, fresh, as_json)
+
+
+@contextmanager
+def _ending_at_once() -> Iterator[None]:
+    """Where nothing is in flight, before there is an engine and after it, SIGTERM is an orderly end at once."""
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _check_paths(input_path: str | None, output: str | None) -> None:
@@ -98,15 +112,24 @@ def _check_paths(input_path: str | None, output: str | None) -> None:
 
 
 def _run_files(
-    config: Config, input_path: str, output: str, follow: bool, serve: bool, quiet: bool, as_json: bool
+    config: Config,
+    input_path: str,
+    output: str,
+    follow: bool,
+    fresh: int | None,
+    serve: bool,
+    as_json: bool,
 ) -> None:
+    from ..watching.progress import Progress, Tee
     from ..watching.summary import render_text, summarise, to_json
     from ..wiring import build_engine, file_ports
 
     with ExitStack() as stack:
-        observer = _observe(config, stack, serve, progress=not quiet)
+        observers: list[Observer] = [_measure(config, stack, serve)]
+        if not (as_json or output == "-"):
+            observers.append(stack.enter_context(Progress()))
         ports = file_ports(input_path, output, follow)
-        engine = build_engine(config, ports, observer)
+        engine = build_engine(config, ports, Tee(observers), fresh)
         with_signals(engine, engine.run)
         summary = summarise(engine.pipeline, engine.counts)
         advice = _advice(engine.counts, ports[1], input_path)
@@ -137,16 +160,17 @@ def _advice(counts: Counts, sink: Sink, input_path: str) -> str:
     return rejects_text(counts, details, input_path)
 
 
-def _run_kafka(config: Config, as_json: bool) -> None:
+def _run_kafka(config: Config, fresh: int | None, as_json: bool) -> None:
     from ..wiring import build_engine, kafka_ports
 
     try:
         with ExitStack() as stack:
-            observer = _observe(config, stack, serve=True, progress=False)
-            engine = build_engine(config, kafka_ports(config, observer.phase), observer)
+            metrics = _measure(config, stack, serve=True)
+            engine = build_engine(config, kafka_ports(config, metrics.phase), metrics, fresh)
+            _watch(config, stack, metrics)
             with_signals(engine, engine.run)
     except CommitUnknown as error:
-        _start_again(config, error)
+        _start_again(config, error, again(sys.argv[1:], engine.fresh))
     log.info("stopped after step %d", engine.steps)
     if as_json:
         sys.stdout.buffer.write(
@@ -154,7 +178,14 @@ def _run_kafka(config: Config, as_json: bool) -> None:
         )
 
 
-def _start_again(config: Config, error: CommitUnknown) -> None:
+def again(arguments: Sequence[str], fresh: int | None) -> list[str]:
+    """The command line of the process that takes over. Where an epoch was asked for and has begun, `fresh` is
+    its number: named last it outweighs a bare --fresh-state, which would begin yet another one."""
+    named = [f"--fresh-state={fresh}"] if fresh else []
+    return [*arguments] if [*arguments[-1:]] == named else [*arguments, *named]
+
+
+def _start_again(config: Config, error: CommitUnknown, arguments: Sequence[str]) -> None:
     """After any doubt about a commit this process ends. If only the broker was away, a new one takes over.
 
     The process image is replaced: nothing of the old producer survives, and recovery reads what is true.
@@ -168,25 +199,31 @@ def _start_again(config: Config, error: CommitUnknown) -> None:
     log.warning("the broker is back: starting again from the last committed step")
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "shoal.stream.cli", *sys.argv[1:]])
+    os.execv(sys.executable, [sys.executable, "-m", "shoal.stream.cli", *arguments])
 
 
-def _observe(config: Config, stack: ExitStack, serve: bool, progress: bool) -> Observer:
-    """Metrics (and their HTTP server), and progress on the screen."""
+def _measure(config: Config, stack: ExitStack, serve: bool) -> Metrics:
+    """The metrics, with their HTTP server."""
     from ..watching.metrics import Metrics
-    from ..watching.progress import Progress, Tee
 
     metrics = Metrics()
-    observers: list[Observer] = [metrics]
     if serve and config.http.port:
         from ..watching import http
 
         server = http.start(config.http, metrics)
         stack.callback(server.stop)
         log.info("metrics at %s/metrics", server.url)
-    if progress:
-        observers.append(stack.enter_context(Progress()))
-    return Tee(observers)
+    return metrics
+
+
+def _watch(config: Config, stack: ExitStack, metrics: Metrics) -> None:
+    """Not for a run over files: it may wait for ever for whoever holds the other end of a pipe."""
+    from ..watching.watchdog import Watchdog
+
+    if config.engine.stuck_after_s:
+        watchdog = Watchdog(metrics.health, config.engine.stuck_after_s, config.kafka.broker_wait_s)
+        watchdog.start()
+        stack.callback(watchdog.stop)
 
 
 def with_signals(engine: Engine, run: Callable[[], Any]) -> None:

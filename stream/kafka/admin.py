@@ -13,6 +13,7 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError
 from ..config import Kafka
 from ..events import CATALOG, CHANGES, COMPACTED, LINEAGE, MANIFEST, MEMBERS, REJECTED
 from ..ports import ConfigError, TopicsMissing
+from .settings import input_topic as input_topic
 
 log = logging.getLogger("shoal")
 
@@ -41,10 +42,6 @@ class Topic:
             f"kafka-topics.sh --bootstrap-server {config.bootstrap_servers} --create --topic {self.name} "
             f"--partitions {self.partitions} --replication-factor {config.replication_factor}{extras}"
         )
-
-
-def input_topic(config: Kafka) -> str:
-    return config.topic_prefix + config.events_topic
 
 
 def wanted(config: Kafka) -> list[Topic]:

@@ -54,6 +54,11 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]
     _refusal: BaseException | None = None
     _closed_at_once = 0
 
+    def __init__(self, net: Any, **configs: Any) -> None:
+        super().__init__(net, **configs)
+        # the library does not hand it on: with its 100 ms, each connect and each topic's first record would wait
+        self.cluster.config["retry_backoff_ms"] = configs.get("retry_backoff_ms", 100)
+
     def get_connection(self, node_id: Any, *args: Any, **kwargs: Any) -> Any:
         if self._refusal is not None:
             raise self._refusal

@@ -2,13 +2,16 @@
 
 Always true: within one generation at most one member has partitions, and it has all of them.
 A member that works keeps its work when others come and go (cooperative protocol: it is not even paused);
-when it leaves or dies, the member with the lowest id takes over. Whoever works next fences the one before
-with the transactional id, so the group decides who works, never what is true.
+when it leaves or dies, one takes over that has followed it to its last steps, if there is one; among equals
+the one with the lowest id. Whoever works next fences the one before with the transactional id, so the group
+decides who works, never what is true.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
 from typing import Any
 
 from kafka import TopicPartition
@@ -17,15 +20,17 @@ from kafka.coordinator.assignors.abstract import AbstractPartitionAssignor, Reba
 from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment, ConsumerProtocolSubscription
 
 _VERSION = 1  # carries the partitions that a member owns already
+_WARM = b"warm"
 
 
 class OneOwner(AbstractPartitionAssignor):  # type: ignore[misc]
-    """All partitions to the member that owns them now, else to the one with the lowest id."""
+    """All partitions to the member that owns them now, else to one that is warm, else to the lowest id."""
 
     name = "shoal-one-owner"
 
     def __init__(self) -> None:
         self._owned: dict[str, list[int]] = {}
+        self.warm = False  # this member could go on at once where the one that works stops
 
     def supported_protocols(self) -> list[RebalanceProtocol]:
         return [RebalanceProtocol.COOPERATIVE]
@@ -36,11 +41,15 @@ class OneOwner(AbstractPartitionAssignor):  # type: ignore[misc]
             for topic, partitions in sorted(self._owned.items())
         ]
         return ConsumerProtocolSubscription(
-            version=_VERSION, topics=sorted(topics), user_data=b"", owned_partitions=owned
+            version=_VERSION,
+            topics=sorted(topics),
+            user_data=_WARM if self.warm else b"",
+            owned_partitions=owned,
         )
 
     def assign(self, cluster: Any, members: Sequence[Any]) -> dict[str, ConsumerProtocolAssignment]:
-        chosen = choose({m.member_id: _owned_count(m.metadata) for m in members})
+        claims = {m.member_id: (_owned_count(m.metadata), m.metadata.user_data == _WARM) for m in members}
+        chosen = choose(claims)
         assignments = {}
         for member in members:
             parts = []
@@ -61,9 +70,9 @@ class OneOwner(AbstractPartitionAssignor):  # type: ignore[misc]
         self._owned = {}
 
 
-def choose(owned: dict[str, int]) -> str:
-    """The member to work: who owns most now, then the lowest member id. `owned` is never empty."""
-    return min(owned, key=lambda member: (-owned[member], member))
+def choose(claims: dict[str, tuple[int, bool]]) -> str:
+    """The member to work, of (partitions owned now, warm): owns most, then warm, then the lowest member id."""
+    return min(claims, key=lambda member: (-claims[member][0], not claims[member][1], member))
 
 
 def _owned_count(metadata: Any) -> int:
@@ -92,3 +101,35 @@ class Ownership(ConsumerRebalanceListener):  # type: ignore[misc]
     def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
         self._assignor.forget()
         self.on_partitions_revoked(lost)
+
+
+class Beside:
+    """Makes a call again and again, in a thread of its own, while the block does something else.
+
+    What the call raises ends the calls, and is raised at the end of a block that did not raise itself.
+    """
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self._call = call
+        self._ended = threading.Event()
+        self._errors: list[BaseException] = []
+        self._thread = threading.Thread(target=self._work, daemon=True, name="shoal-group")
+
+    def _work(self) -> None:
+        try:
+            while not self._ended.is_set():
+                self._call()
+        except BaseException as error:  # handed to the block's thread below
+            self._errors.append(error)
+
+    def __enter__(self) -> Beside:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+        if error is None and self._errors:
+            raise self._errors[0]

@@ -47,7 +47,7 @@ class Producer(Protocol):
         """Hand over one record; without a partition, its key's hash (murmur2) chooses one."""
 
     def flush(self, timeout_s: float) -> None:
-        """Everything sent so far is stored on the broker, each record acknowledged; or ClientError."""
+        """Everything sent so far is stored on the broker, every single record acknowledged; or ClientError."""
 
     def send_offsets(self, topic: str, offsets: Mapping[int, int], member: Any, timeout_s: float) -> None:
         """Next offsets by partition become part of the transaction; `member` as the source names it."""
@@ -57,7 +57,11 @@ class Producer(Protocol):
 
 
 class Log(Protocol):
-    """Committed records of one topic by offset; joins no group. Waits while the broker is away."""
+    """Committed records of one topic by offset; joins no group. One reading at a time.
+
+    `bounds` and `read` wait while the broker is away: BrokerGone after `kafka.broker_wait_s`, Stopped when told
+    to stop. Every method raises SourceGone for a topic or an offset that is not there, ConfigError when refused.
+    """
 
     def bounds(self) -> dict[int, tuple[int, int]]:
         """partition -> first offset still there, and the end of what is committed now."""
@@ -65,7 +69,14 @@ class Log(Protocol):
     def read(self, partition: int, start: int, end: int) -> Iterator[Record]:
         """Records of [start, end) in order; offsets of transaction markers are not records."""
 
-    def close(self) -> None: ...
+    def tail(self, partition: int, start: int, timeout_s: float) -> Sequence[Record]:
+        """Records at `start` and after, as soon as there are any; none when the time is over.
+
+        Cheap when each call goes on behind the last record of the one before: what comes next is fetched while
+        the caller does something else. Told to stop, it waits a second at most.
+        """
+
+    def close(self) -> None: ...  # never hangs, never raises
 
 
 class Client(Protocol):

@@ -9,19 +9,23 @@ from typing import Any
 import numpy as np
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError, OffsetOutOfRangeError
+from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError
 
 from ..config import Kafka
 from ..events import Records
 from ..ports import START_OVER, BrokerGone, SourceGone, Stopped
-from .client import REFUSED, Patience, bounded, close_quietly, connect, make, never, refused
+from .client import REFUSED, Patience, bounded, broker_away, close_quietly, connect, make, never, refused
 from .settings import settings
 
 _POLL_MS = 250
 _ASK_MS = 5_000
+_FETCH_WAIT_MS = 50  # a broker answers nothing else on this connection while a fetch waits
+_TAIL_RECORDS_MAX = 500
 _SILENT_S = 5.0
+_PAUSE_S = 0.05
+_GRACE_S = 1.0
 _CALL_S = 30.0  # the library gives up by itself long before
-_TRACEPARENT_BYTES_MAX = 256  # the standard's has 55; a longer one would only swell every record it passes to
+TRACEPARENT_BYTES_MAX = 256  # the standard's has 55; a longer one would only swell every record it passes to
 FETCH = {
     "fetch_max_bytes": 32 << 20,
     "max_partition_fetch_bytes": 8 << 20,
@@ -38,7 +42,8 @@ are on their way, whatever the number of partitions."""
 class Reader:
     """One topic, read where it is told to.
 
-    Always true between calls: every partition is assigned, has a position, and is paused.
+    Always true between calls: every partition is assigned and has a position; all are paused, but one that
+    `tail` follows.
     """
 
     def __init__(self, config: Kafka, topic: str, stopping: Callable[[], bool] = never) -> None:
@@ -48,6 +53,7 @@ class Reader:
         self._consumer: KafkaConsumer | None = None
         self._first: dict[int, int] = {}
         self._end: dict[int, int] = {}
+        self._tail: tuple[int, int] | None = None  # partition and next offset, while nothing else moved it
 
     def open(self) -> None:
         """Connect. Raises BrokerGone, ConfigError when refused, SourceGone when there is no such topic."""
@@ -71,7 +77,7 @@ class Reader:
                     raise Stopped from None
 
     def _connect(self) -> None:
-        consumer = make(KafkaConsumer, **settings(self._config), **FETCH)
+        consumer = make(KafkaConsumer, **settings(self._config), **FETCH, fetch_max_wait_ms=_FETCH_WAIT_MS)
         self._consumer = consumer
         found = sorted(consumer.partitions_for_topic(self.topic))
         if not found:
@@ -95,6 +101,10 @@ class Reader:
         self._patiently(self._ask_ends, "ask")
         return {p: (self._first[p], self._end[p]) for p in sorted(self._first)}
 
+    def end(self, partition: int) -> int:
+        """The end of what was committed when it was last asked for: no request is made."""
+        return self._end[partition]
+
     def check(self, partition: int, start: int, end: int) -> None:
         """Raises SourceGone unless all of [start, end) is inside the log."""
         self.open()
@@ -117,6 +127,7 @@ class Reader:
         """ConsumerRecords of [start, end) in order; offsets of transaction markers are not records."""
         self.open()
         assert self._consumer is not None
+        self._tail = None
         consumer, tp = self._consumer, TopicPartition(self.topic, partition)
         at = consumer.position(tp, timeout_ms=0)
         if at != start:
@@ -131,19 +142,31 @@ class Reader:
         finally:
             consumer.pause(tp)
 
+    def _fetch(self, tp: TopicPartition, at: int, timeout_ms: int, count: int) -> list[Any]:
+        assert self._consumer is not None
+        try:
+            found: list[Any] = self._consumer.poll(timeout_ms, max_records=count).get(tp, [])
+            return found
+        except (OffsetOutOfRangeError, LogTruncationError):
+            raise SourceGone(
+                f"{self.topic} partition {tp.partition}: offset {at} is no longer there"
+            ) from None
+        except REFUSED as error:
+            raise refused(self._config, error) from None
+        except KafkaError as error:
+            if broker_away(error):
+                time.sleep(_PAUSE_S)
+                return []
+            raise BrokerGone(
+                f"{self.topic} partition {tp.partition} cannot be read at offset {at}: {error}"
+            ) from None
+
     def _poll(self, tp: TopicPartition, at: int, count: int) -> list[Any]:
         """Records, or nothing after the position moved over markers. Waits while the broker is away."""
         assert self._consumer is not None
         started_s = heard_s = time.monotonic()
         while True:
-            try:
-                batch: list[Any] = self._consumer.poll(_POLL_MS, max_records=count).get(tp, [])
-            except OffsetOutOfRangeError:
-                raise SourceGone(
-                    f"{self.topic} partition {tp.partition}: offset {at} is no longer there"
-                ) from None
-            except REFUSED as error:
-                raise refused(self._config, error) from None
+            batch = self._fetch(tp, at, _POLL_MS, count)
             if batch or self._consumer.position(tp, timeout_ms=0) > at:
                 return batch
             if self._stopping():
@@ -157,6 +180,29 @@ class Reader:
                 self._ask_whether_alive()
                 heard_s = time.monotonic()
 
+    def tail(self, partition: int, start: int, timeout_s: float) -> Sequence[Any]:
+        """ConsumerRecords at `start` and after, as soon as there are any; none when the time is over."""
+        self.open()
+        assert self._consumer is not None
+        consumer, tp = self._consumer, TopicPartition(self.topic, partition)
+        if self._tail != (partition, start):  # else it stands there, or behind markers that follow
+            consumer.seek(tp, start)
+        consumer.resume(tp)
+        found = self._await(tp, start, timeout_s)
+        self._tail = partition, found[-1].offset + 1 if found else start
+        return found
+
+    def _await(self, tp: TopicPartition, start: int, timeout_s: float) -> list[Any]:
+        started_s = time.monotonic()
+        while True:
+            left_ms = max(0, int((timeout_s - (time.monotonic() - started_s)) * 1000))
+            found = self._fetch(tp, start, min(_POLL_MS, left_ms), _TAIL_RECORDS_MAX)
+            if found:
+                return found + self._fetch(tp, start, 0, _TAIL_RECORDS_MAX)  # asks for what comes next
+            waited_s = time.monotonic() - started_s
+            if waited_s >= timeout_s or (waited_s >= _GRACE_S and self._stopping()):
+                return []
+
     def _ask_whether_alive(self) -> None:
         admin = connect(self._config, self._stopping)
         if admin is not None:
@@ -168,16 +214,6 @@ class Reader:
             close_quietly(lambda: consumer.close(autocommit=False, timeout_ms=1000), 2.0, "reader")
 
 
-def read_all(config: Kafka, topic: str) -> Iterator[Any]:
-    """Every committed record of a topic, partition by partition, up to its end at the time of the call."""
-    reader = Reader(config, topic)
-    try:
-        for partition, (first, end) in reader.bounds().items():
-            yield from reader.read(partition, first, end)
-    finally:
-        reader.close()
-
-
 def to_records(partition: int, found: Sequence[Any]) -> Records:
     """kafka-python's records of one partition as columns; bytes stay as they are."""
     n = len(found)
@@ -186,7 +222,7 @@ def to_records(partition: int, found: Sequence[Any]) -> Records:
         for row, record in enumerate(found)
         if record.headers
         for name, value in record.headers
-        if name == "traceparent" and value is not None and len(value) <= _TRACEPARENT_BYTES_MAX
+        if name == "traceparent" and value is not None and len(value) <= TRACEPARENT_BYTES_MAX
     }
     return Records(
         np.full(n, partition, np.int32),

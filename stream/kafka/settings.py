@@ -97,3 +97,7 @@ def _ssl_context(config: Kafka) -> ssl.SSLContext:
 
 def transactional_id(config: Kafka) -> str:
     return config.transactional_id or f"shoal-{config.group_id}"
+
+
+def input_topic(config: Kafka) -> str:
+    return config.topic_prefix + config.events_topic

@@ -26,8 +26,20 @@ from ..events import Range, Records
 from ..ports import START_OVER, BrokerGone, CommitUnknown, Phase, SourceGone, nothing
 from ..sources import join
 from .admin import describe, ensure_topics, input_topic, topic_mark
-from .client import REFUSED, Patience, close_quietly, connect, make, never, refused, wait_for_broker
-from .group import OneOwner, Ownership
+from .ahead import BYTES_MAX as AHEAD_BYTES_MAX
+from .ahead import Ahead
+from .client import (
+    REFUSED,
+    Patience,
+    broker_away,
+    close_quietly,
+    connect,
+    make,
+    never,
+    refused,
+    wait_for_broker,
+)
+from .group import Beside, OneOwner, Ownership
 from .reader import FETCH, Reader, to_records
 from .settings import settings
 from .watch import Watch, outside
@@ -37,7 +49,11 @@ __all__ = ["KafkaSource", "wait_for_broker"]
 log = logging.getLogger("shoal")
 
 _JOIN_POLL_MS = 100
+_HEARTBEAT_MS_MAX = 300
+"""A member hears with a heartbeat's answer that another one left: this is a part of every takeover."""
 _STANDBY_POLLS = 5
+_FOLLOW_EVERY_S = 0.25
+_WARM_TURN_S = 0.4  # a turn that is over sooner did not end for lack of time: it caught up
 _KEEP_EVERY_S = 1.0
 _CLOSE_S = 2.0  # with the sink's, less than the 5 s in which a stop must be over
 
@@ -48,7 +64,7 @@ class KafkaSource:
     """All partitions of the input topic, or none: see the head of this module.
 
     `read` works without `open` (it joins no group); everything else needs `open` and `seek` first.
-    Memory: at most two fetches of 32 MiB per broker, whatever the lag.
+    Memory: at most two fetches of 32 MiB per broker, whatever the lag; 32 MiB more while steps are replayed.
     """
 
     finite = False
@@ -68,7 +84,10 @@ class KafkaSource:
         self._next: dict[int, int] = {}  # partition -> next offset to hand out
         self._unrecorded: dict[int, int] = {}  # partition -> where it begins, not yet in any step's ranges
         self._kept_s = 0.0
+        self._followed_s = 0.0
+        self._following = False
         self._reader: Reader | None = None
+        self._ahead: dict[int, Ahead] = {}
 
     # --- becoming the one that works ----------------------------------------------------------------------
 
@@ -115,7 +134,7 @@ class KafkaSource:
             group_id=config.group_id,
             partition_assignment_strategy=[self._owner],
             session_timeout_ms=config.session_timeout_ms,
-            heartbeat_interval_ms=max(100, config.session_timeout_ms // 4),
+            heartbeat_interval_ms=min(_HEARTBEAT_MS_MAX, config.session_timeout_ms // 4),
         )
         self._consumer.subscribe([self._topic], listener=self._ownership)
         self._watch = Watch(
@@ -132,6 +151,7 @@ class KafkaSource:
             self._join(_JOIN_POLL_MS)
             if wanted <= self._ownership.partitions:
                 self._ownership.grown = False  # the first assignment may come in parts
+                log.info("this engine works: it has all %d partitions of %s", len(wanted), self._topic)
                 return True
             idle_polls += self._is_stable()
             if idle_polls == _STANDBY_POLLS:
@@ -139,8 +159,22 @@ class KafkaSource:
                 log.info("standing by: another engine of group %s works", self._config.group_id)
             self._watch.look({})
             if idle_polls >= _STANDBY_POLLS:
-                meanwhile()
+                self._follow(meanwhile)
         return False
+
+    def _follow(self, meanwhile: Callable[[], None]) -> None:
+        """A turn of following, now and then. The group is looked after beside it: a turn that takes long (a
+        snapshot is loaded) delays neither our turn nor, in a group that waits for all its members, another's."""
+        if time.monotonic() - self._followed_s < _FOLLOW_EVERY_S:
+            return
+        self._followed_s = time.monotonic()
+        self._following = True
+        try:
+            with Beside(lambda: self._join(_JOIN_POLL_MS)):
+                meanwhile()
+        finally:
+            self._following = False
+        self._owner.warm = time.monotonic() - self._followed_s < _WARM_TURN_S
 
     def nearest(self, positions: Mapping[int, int]) -> Mapping[int, int]:
         return {
@@ -159,7 +193,7 @@ class KafkaSource:
     def _keep_place(self) -> None:
         """While recorded steps are computed again, the group must still hear of us."""
         assert self._consumer is not None
-        if time.monotonic() - self._kept_s < _KEEP_EVERY_S:
+        if self._following or time.monotonic() - self._kept_s < _KEEP_EVERY_S:
             return
         self._kept_s = time.monotonic()
         self._join(0)
@@ -193,6 +227,7 @@ class KafkaSource:
                     f"it was created again. Restore it, or {START_OVER}"
                 )
         self._unrecorded = {}
+        self._ahead.clear()  # replay is over
         for tp, (first, end) in self._bounds().items():
             offset = positions.get(tp.partition, first)
             if tp.partition not in positions:
@@ -238,6 +273,10 @@ class KafkaSource:
             pass  # partitions that came while working: told below
         except REFUSED as error:
             raise refused(self._config, error) from None
+        except KafkaError as error:  # seen: the coordinator is looked for while the broker is away
+            if not broker_away(error):
+                raise
+            log.debug("%s: %s", self._topic, error)  # the watch asks, and waits
         self._check_ownership()
         return found
 
@@ -283,11 +322,16 @@ class KafkaSource:
             self._keep_place()
         if self._reader is None:
             self._reader = Reader(self._config, self._topic, self._stopping)
-        parts = []
-        for r in ranges:
-            self._reader.check(r.partition, r.start, r.end)
-            parts.append(to_records(r.partition, list(self._reader.read(r.partition, r.start, r.end))))
-        return join(parts)
+        return join(
+            [to_records(r.partition, self._ahead_of(r.partition).read(r.start, r.end)) for r in ranges]
+        )
+
+    def _ahead_of(self, partition: int) -> Ahead:
+        assert self._reader is not None
+        if partition not in self._ahead:
+            share = AHEAD_BYTES_MAX // max(1, len(self._reader.bounds()))
+            self._ahead[partition] = Ahead(self._reader, partition, share)
+        return self._ahead[partition]
 
     def lag(self) -> Mapping[int, int]:
         if self._consumer is None or not self._next:
@@ -301,10 +345,10 @@ class KafkaSource:
         return 0 if end is None else max(0, end - self._position(tp))
 
     def close(self) -> None:
-        """Leave the group, so that the next engine need not wait; never hangs."""
+        """Leave the group first, so that the next engine need not wait; never hangs."""
+        self._leave()
         if self._reader is not None:
             self._reader.close()
-        self._leave()
 
     def _leave(self) -> None:
         if self._consumer is not None:

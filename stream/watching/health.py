@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from ..config import Http
 from ..ports import Phase
 
-_PATIENT = frozenset({Phase.STARTING, Phase.WAITING})
+PATIENT = frozenset({Phase.STARTING, Phase.WAITING})
+"""Phases in which nothing may happen for a while."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +65,14 @@ class Health:
         """Seconds since the engine last did anything."""
         return max(0.0, self._clock_s() - self._turned_s)
 
+    def unserved_s(self) -> float:
+        """Seconds that input has waited without a commit; 0 where none waits."""
+        return max(0.0, self._clock_s() - self._committed_s) if self._lag_records else 0.0
+
     def alive(self) -> Verdict:
         if self.phase is Phase.STANDBY:
             return Verdict(True, "standby: another engine of the group works")
-        limit_s = self.limits.waiting_max_s if self.phase in _PATIENT else self.limits.stuck_after_s
+        limit_s = self.limits.waiting_max_s if self.phase in PATIENT else self.limits.stuck_after_s
         idle_s = self.idle_s()
         if idle_s > limit_s:
             return Verdict(
@@ -83,9 +88,9 @@ class Health:
             return Verdict(False, f"not ready: {self.phase.value}")
         if not self._polled:
             return Verdict(False, "not ready: running, first poll pending")
-        silent_s = self._clock_s() - self._committed_s
-        if self._lag_records and silent_s > self.limits.stuck_after_s:
+        if (unserved_s := self.unserved_s()) > self.limits.stuck_after_s:
             return Verdict(
-                False, f"not ready: running, {self._lag_records} records wait, no commit for {silent_s:.0f} s"
+                False,
+                f"not ready: running, {self._lag_records} records wait, no commit for {unserved_s:.0f} s",
             )
         return Verdict(True, "ready: running")
