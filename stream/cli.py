@@ -21,7 +21,8 @@ VERBS = {
     "simulate": "behaviour events with known truth; to a file, stdout or Kafka",
     "produce": "a file of events into Kafka, at a rate or at a speed-up of its own clock",
     "validate": "events checked against the contract; one line per problem; exit code",
-    "verify": "replays manifests against the log and compares every hash; says the first difference",
+    "verify": "replays manifests against the log, compares every hash and record; says the first difference",
+    "replay": "rebuilds the state of the past: --until STEP or TIME",
     "bench": "speed against named peers in one run, as a table and JSON",
     "doctor": "configuration, broker, topics, permissions, versions: what is wrong and what to do",
 }

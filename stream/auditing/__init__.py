@@ -1,0 +1,1 @@
+"""What `shoal verify` and `shoal replay` share: following, recomputing and comparing what was recorded."""
