@@ -17,7 +17,6 @@ from .events import Counts, Manifest, Output, Step
 from .manifest import encode_manifest
 from .pipeline import Pipeline
 from .ports import (
-    START_OVER,
     ReplayMismatch,
     Sink,
     Source,
@@ -27,6 +26,7 @@ from .ports import (
     Stopped,
     Store,
     Ticker,
+    start_over,
 )
 
 log = logging.getLogger("shoal")
@@ -96,7 +96,8 @@ class Replica:
         elif manifest.step != self.steps + 1:
             raise SourceGone(
                 f"the manifests of steps {self.steps + 1} to {manifest.step - 1} are gone, and no snapshot "
-                f"reaches beyond them: keep the manifest topic for ever (retention.ms=-1), and {START_OVER}"
+                f"reaches beyond them: keep the manifest topic for ever (retention.ms=-1), and "
+                f"{start_over(manifest.epoch)}"
             )
         elif manifest.opening:
             self.pipeline.begin_epoch(manifest)
@@ -111,19 +112,19 @@ class Replica:
             raise SourceGone(
                 f"the input is not the one that was read before (recorded {last.source or 'none'}, found "
                 f"{self.source.mark or 'none'}): the topic was created again, or re-partitioned. Restore it, "
-                f"or {START_OVER}"
+                f"or {start_over(last.epoch)}"
             )
         if last.config_hash != self.pipeline.config_hash:
             raise StateMismatch(
                 f"step {last.step} was made with configuration {last.config_hash}, this process has "
                 f"{self.pipeline.config_hash}: [input] to [membership] must not change under recorded steps. "
-                f"Restore the old values, or {START_OVER}"
+                f"Restore the old values, or {start_over(last.epoch)}"
             )
         recorded, ours = last.versions["features"], self.pipeline.features.version
         if recorded != ours:
             raise StateMismatch(
                 f"step {last.step} was made with features {recorded}, this process builds {ours}: run the "
-                f"version of shoal that wrote it, or {START_OVER}"
+                f"version of shoal that wrote it, or {start_over(last.epoch)}"
             )
 
     def advance(self, output: Output) -> None:
@@ -200,5 +201,6 @@ def _difference(recorded: Manifest, computed: Manifest) -> str:
     )
     return (
         f"step {recorded.step} ({ranges}) computed again differs in {', '.join(names)}. {shown}. The input log, "
-        f"the code or the machine's arithmetic is not the one that wrote it; bring it back, or {START_OVER}"
+        f"the code or the machine's arithmetic is not the one that wrote it; bring it back, or "
+        f"{start_over(recorded.epoch)}"
     )

@@ -154,12 +154,24 @@ class JarBroker(Broker):
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
         try:
+            _until_stopped(self._process.pid)
             yield
         finally:
             self._process.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
         self.kill()
+
+
+def _until_stopped(pid: int) -> None:
+    """A signal is on its way for a while on a busy machine: wait until every thread stands still."""
+    deadline_s = time.monotonic() + 10
+    while time.monotonic() < deadline_s:
+        threads = Path(f"/proc/{pid}/task").glob("*/stat")
+        if all(thread.read_text().rpartition(")")[2].split()[0] == "T" for thread in threads):
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"process {pid} does not stop")
 
 
 class ContainerBroker(Broker):
