@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.optim.adam import adam
 
 from ..stream.events import F32, F64
 from ..stream.ports import State
@@ -77,11 +78,21 @@ class Autoencoder:
         loss = error
         if self.version:
             loss = error + PULL * ((z - torch.from_numpy(self.encode(x))) ** 2).mean()
-        self._adam.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._adam.step()
-        self._steps += 1
+        self._descend(loss)
         return float(error.detach()) / max(float((rows**2).mean()), 1e-12)
+
+    def _descend(self, loss: Tensor) -> None:
+        """One step of Adam. As a function: the class imports torch's compiler, a second or two at every start."""
+        tensors = list(self._tensors.values())
+        gradients = list(torch.autograd.grad(loss, tensors))
+        steps = [torch.tensor(float(self._steps)) for _ in tensors]
+        first, second = self._moments
+        with torch.no_grad():
+            adam(
+                tensors, gradients, first, second, [], steps, foreach=False, amsgrad=False,
+                beta1=0.9, beta2=0.999, lr=self._rate, weight_decay=0.0, eps=1e-8, maximize=False,
+            )  # fmt: skip
+        self._steps += 1
 
     def publish(self, matrix: F64 | None = None, shift: F64 | None = None) -> int:
         """Serve z @ matrix + shift. The inverse goes into the decoding half: what is decoded stays."""
@@ -109,13 +120,7 @@ class Autoencoder:
         self._weights = _copy(weights)
         self._first, self._second = _copy(first or zeros), _copy(second or zeros)  # Adam's moments
         self._tensors = {name: torch.from_numpy(w).requires_grad_() for name, w in self._weights.items()}
-        self._adam = torch.optim.Adam(list(self._tensors.values()), lr=self._rate, foreach=False)
-        for name, tensor in self._tensors.items():
-            self._adam.state[tensor] = {
-                "step": torch.tensor(float(self._steps)),
-                "exp_avg": torch.from_numpy(self._first[name]),
-                "exp_avg_sq": torch.from_numpy(self._second[name]),
-            }
+        self._moments = [[torch.from_numpy(m[name]) for name in weights] for m in (self._first, self._second)]
 
     def parts(self) -> Sequence[NDArray[Any]]:
         groups = (self._weights, self._first, self._second, self._serving, self._previous or {})

@@ -127,6 +127,9 @@ class Attribution:
         self._lead[slots] = leads[anchor]
 
     def clear(self, slots: I32) -> None:
+        """As if nobody had ever been there: what is left would be the next user's, and in no snapshot."""
+        self._z[slots] = 0.0
+        self._lead[slots] = 0.0
         self._version[slots] = -1
         self._label[slots] = -1
 
@@ -147,6 +150,8 @@ class Attribution:
         used = len(state["label"])
         self._version[:] = -1
         self._label[:] = -1
+        self._z = np.zeros(self._z.shape, np.float32)  # zeros_like would touch every page
+        self._lead = np.zeros(self._lead.shape, np.float32)
         self._z[:used], self._version[:used] = state["z"], state["version"]
         self._label[:used], self._lead[:used] = state["label"], state["lead"]
         self._centres = None if state["centres"] is None else state["centres"].copy()

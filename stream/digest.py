@@ -33,9 +33,8 @@ def output_hash(records: Iterable[OutRecord]) -> str:
         fields = [record.topic.encode(), record.key, record.value]
         for name, value in record.headers:
             fields += [name.encode(), value]
-        for part in fields:
-            h.update(b"\x00" if part is None else b"\x01" + len(part).to_bytes(8, "little") + part)
-        h.update(b"\x02")
+        parts = [b"\x00" if f is None else b"\x01%b%b" % (len(f).to_bytes(8, "little"), f) for f in fields]
+        h.update(b"".join(parts) + b"\x02")
     return h.hexdigest()
 
 

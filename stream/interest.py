@@ -80,27 +80,26 @@ class Interest:
 
     def fingerprint(self) -> bytes:
         """Of the idf counters; the sums show in the rows."""
-        places = np.arange(1, 2 * _COUNTERS, 2, dtype=np.uint64)
-        return b"%d %d" % (self._events, int((self._seen * places).sum(dtype=np.uint64)))
+        return b"%d %d" % (self._events, int(_weigh(self._seen)))
 
     def snapshot(self) -> State:
-        at = np.flatnonzero(self._reference_ms)
+        touched = np.flatnonzero(self._reference_ms)
+        used = int(touched[-1]) + 1 if len(touched) else 0  # slots above are empty
         tokens = np.flatnonzero(self._seen)
         return {
-            "slots": at,
-            "sums": self._sums[at],
-            "reference_ms": self._reference_ms[at],
+            "sums": self._sums[:used].copy(),
+            "reference_ms": self._reference_ms[:used].copy(),
             "tokens": tokens,
             "seen": self._seen[tokens],
             "events": self._events,
         }
 
     def restore(self, state: State) -> None:
-        self._sums = np.zeros_like(self._sums)
-        self._reference_ms = np.zeros_like(self._reference_ms)
-        self._seen = np.zeros_like(self._seen)
-        self._sums[state["slots"]] = state["sums"]
-        self._reference_ms[state["slots"]] = state["reference_ms"]
+        used = len(state["sums"])
+        self._sums = np.zeros(self._sums.shape, np.float32)  # zeros_like would touch every page
+        self._reference_ms = np.zeros(self._users_max, np.int64)
+        self._seen = np.zeros(_COUNTERS, np.uint32)
+        self._sums[:used], self._reference_ms[:used] = state["sums"], state["reference_ms"]
         self._seen[state["tokens"]] = state["seen"]
         self._events = state["events"]
 
@@ -115,6 +114,15 @@ def _mix(x):  # type: ignore[no-untyped-def]
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
+
+
+@njit(cache=True)
+def _weigh(seen):  # type: ignore[no-untyped-def]
+    """Sum of counter j times 2 j + 1, modulo 2**64."""
+    total = np.uint64(0)
+    for j in range(len(seen)):
+        total += np.uint64(seen[j]) * (np.uint64(2) * np.uint64(j) + np.uint64(1))
+    return total
 
 
 @njit(cache=True)

@@ -1,31 +1,34 @@
-"""Snapshots of the pipeline's state: arrays and JSON in one safetensors file; a cache, never the truth.
+"""Stores of snapshots: a cache of the state in files, never the truth.
 
 A snapshot is written to a temporary file, made durable, and renamed; its name ends in the hash of its bytes,
-so a torn or damaged one is seen at load and an older one is used. No pickle.
+so a torn or damaged one is seen at load, and an older one is used. What an older version of Shoal wrote is
+brought up to date as it is loaded (`migrations.py`); what a newer one wrote is passed over.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
 import re
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import orjson
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from .disk import Disk, OsDisk, make_folder
+from .migrations import migrate
+from .packing import FORMAT, digest, pack, read_format, unpack
+from .ports import DiskFailed, Saved, State, Ticker
 
-from .ports import DiskFailed, Saved, State
-
-FORMAT = 1
 log = logging.getLogger("shoal")
+
+_NAME = re.compile(r"snapshot-(\d{12})-[0-9a-f]{16,}\.safetensors")
+
+
+def _always() -> bool:
+    return True
 
 
 class NoStore:
@@ -45,44 +48,87 @@ class NoStore:
 
 
 class DirectoryStore:
-    """The newest `kept` snapshots in a folder, one engine's. Raises DiskFailed when it cannot be written.
+    """The newest `kept` snapshots in a folder, one engine's, written while the engine waits.
 
-    After that a snapshot that fails is a warning, not an end: what was committed is safe without it, and only
-    the next recovery takes longer.
+    Raises DiskFailed when the folder cannot be written to at the start. After that a snapshot that fails is a
+    warning, not an end: what was committed is safe without it, and only the next recovery takes longer.
     """
 
-    def __init__(self, directory: Path, kept: int) -> None:
+    def __init__(self, directory: Path, kept: int, disk: Disk | None = None, clock: Ticker = time) -> None:
         self._directory = directory
         self._kept = kept
+        self._disk = disk or OsDisk()
+        self._clock = clock
         self._finished: list[Saved] = []
         try:
-            directory.mkdir(parents=True, exist_ok=True)
-            for torn in directory.glob("snapshot-*.tmp"):  # of a process that was killed
-                torn.unlink()
-            with tempfile.TemporaryFile(dir=directory):
-                pass
+            make_folder(self._disk, directory)
+            self._remove_torn()
+            self._try_to_write()
         except OSError as error:
             raise DiskFailed(
                 f"engine.state_dir {directory}: {error.strerror}. Name a folder that this user may write to"
             ) from None
 
+    def _remove_torn(self) -> None:
+        """What killed processes left half written. One that still writes fails at its rename: no harm done."""
+        for name in self._disk.names(self._directory):
+            if name.startswith("snapshot-") and name.endswith(".tmp"):
+                with suppress(FileNotFoundError):
+                    self._disk.remove(self._directory / name)
+
+    def _try_to_write(self) -> None:
+        probe = self._directory / f"snapshot-probe.{os.getpid()}.tmp"
+        self._disk.write(probe, [b"?"])
+        self._disk.remove(probe)
+
+    # --- writing --------------------------------------------------------------------------------------------
+
     def save(self, step: int, manifest_hash: str, capture: Callable[[], State]) -> None:
-        """Write one snapshot, atomically; a warning when the disk refused."""
-        started_s = time.monotonic()
-        data = pack({"step": step, "manifest_hash": manifest_hash, "state": capture()})
-        digest = hashlib.blake2b(data, digest_size=8).hexdigest()
-        path = self._directory / f"snapshot-{step:012d}-{digest}.safetensors"
-        temporary = path.with_suffix(".tmp")
+        """Write one snapshot; a warning when the disk refused."""
+        started_s = self._clock.monotonic()
         try:
-            _write_durably(temporary, path, data)
-            self._remove_old(step)
+            size_bytes = self.write(step, manifest_hash, capture())
         except OSError as error:
-            log.warning("snapshot %s could not be written (%s); going on without it", path, error.strerror)
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+            self.warn(step, error.strerror or str(error))
             return
-        took_s = time.monotonic() - started_s
-        self._finished.append(Saved(step, took_s, len(data), took_s))
+        took_s = self._clock.monotonic() - started_s
+        self._finished.append(Saved(step, took_s, size_bytes, took_s))
+
+    def write(self, step: int, manifest_hash: str, state: State, wanted: Callable[[], bool] = _always) -> int:
+        """One snapshot, durable and under its name; old ones are removed. Its size in bytes. Raises OSError.
+
+        `wanted` is asked once more before anything that others can see is done.
+        """
+        parts = pack({"step": step, "manifest_hash": manifest_hash, "state": state})
+        path = self._directory / f"snapshot-{step:012d}-{digest(parts)}.safetensors"
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            self._disk.write(temporary, parts)
+            self._disk.sync(temporary)
+            if not wanted():
+                raise OSError(errno.ECANCELED, "nobody waits for it any more")
+            self._disk.rename(temporary, path)
+            self._disk.sync_folder(self._directory)
+        except OSError:
+            with suppress(OSError):
+                self._disk.remove(temporary)
+            raise
+        self._remove_old(step)
+        return sum(part.nbytes for part in parts)
+
+    def _remove_old(self, step: int) -> None:
+        """All but the newest `kept`. Nothing is later than the step just saved, except in a history given up."""
+        with suppress(OSError):  # the next snapshot tries again
+            names = self._names()
+            later = [name for name in names if _step_of(name) > step]
+            for name in later + names[len(later) + self._kept :]:
+                self._disk.remove(self._directory / name)
+
+    def warn(self, step: int, why: str) -> None:
+        log.warning(
+            "the snapshot of step %d in %s could not be written (%s); going on without it",
+            step, self._directory, why,
+        )  # fmt: skip
 
     def finished(self) -> Sequence[Saved]:
         found, self._finished = self._finished, []
@@ -91,117 +137,50 @@ class DirectoryStore:
     def close(self) -> None:
         pass
 
-    def _remove_old(self, step: int) -> None:
-        """Nothing is later than the step just saved, except in a history that was given up."""
-        paths = self._paths()
-        later = [path for path in paths if _step_of(path) > step]
-        for path in later + paths[len(later) + self._kept :]:
-            path.unlink()
+    # --- reading --------------------------------------------------------------------------------------------
 
     def newest(self, not_past: int) -> Iterator[tuple[int, str, State]]:
-        for path in self._paths():
-            if _step_of(path) > not_past:
-                continue
-            try:
-                data = path.read_bytes()
-                if hashlib.blake2b(data, digest_size=8).hexdigest() != path.stem.split("-")[2]:
+        try:
+            names = self._names()
+        except OSError as error:
+            log.warning("snapshots in %s cannot be read (%s)", self._directory, error.strerror or error)
+            return
+        for name in names:
+            if _step_of(name) <= not_past and (body := self._load(name)) is not None:
+                yield body["step"], body["manifest_hash"], body["state"]
+
+    def _load(self, name: str) -> State | None:
+        """One snapshot's content; None, with a warning, where it cannot be used."""
+        try:
+            with self._disk.open(self._directory / name) as file:
+                data = memoryview(file.read())  # not mapped: a bad sector would end the process, not raise
+            version = read_format(data)
+            if version <= FORMAT:
+                if _hash(data, version) != _hash_of(name):
                     raise ValueError("its bytes do not match its name")
-                body = unpack(data)
-            except (OSError, ValueError, SafetensorError, KeyError) as error:
-                log.warning("snapshot %s is damaged (%s); trying an older one", path.name, error)
-                continue
-            yield body["step"], body["manifest_hash"], body["state"]
+                return migrate(unpack(data), version)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("snapshot %s is damaged (%s); trying an older one", name, error)
+            return None
+        log.warning(
+            "snapshot %s was written by a newer version of shoal (format %d, this one reads up to %d); trying "
+            "an older one", name, version, FORMAT,
+        )  # fmt: skip
+        return None
 
-    def _paths(self) -> list[Path]:
+    def _names(self) -> list[str]:
         """Newest first."""
-        found = self._directory.glob("snapshot-*-*.safetensors")
-        return sorted((path for path in found if _NAME.fullmatch(path.name)), reverse=True)
+        return sorted(filter(_NAME.fullmatch, self._disk.names(self._directory)), reverse=True)
 
 
-_NAME = re.compile(r"snapshot-(\d{12})-[0-9a-f]{16}\.safetensors")
+def _step_of(name: str) -> int:
+    return int(name.split("-")[1])
 
 
-def _step_of(path: Path) -> int:
-    return int(path.name.split("-")[1])
+def _hash_of(name: str) -> str:
+    return name.split("-")[2].split(".")[0]
 
 
-def _write_durably(temporary: Path, path: Path, data: bytes) -> None:
-    """All of `data` under its name, or an OSError and nothing under that name."""
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def pack(tree: State) -> bytes:
-    """Nested dicts of arrays, bytes, scalars, None and lists as one safetensors file."""
-    arrays: dict[str, np.ndarray] = {}
-    plain = _flatten(tree, arrays)
-    return save(arrays, metadata={"format": str(FORMAT), "tree": orjson.dumps(plain).decode()})
-
-
-def unpack(data: bytes) -> State:
-    """What `pack` was given. Raises ValueError for another format version."""
-    header = orjson.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-    if int(header["format"]) != FORMAT:
-        raise ValueError(f"snapshot format {header['format']}, this process reads {FORMAT}")
-    tree: State = _unflatten(orjson.loads(header["tree"]), load(data))
-    return tree
-
-
-def _flatten(value: Any, arrays: dict[str, np.ndarray]) -> Any:
-    """JSON for `value`, its arrays put aside under the names the JSON refers to."""
-    if isinstance(value, dict):
-        return {"d": {key: _flatten(inner, arrays) for key, inner in value.items()}}
-    if isinstance(value, np.ndarray):
-        assert value.dtype != object, "state holds an object array"
-        return {"a": _put(arrays, value), "s": list(value.shape)}
-    if isinstance(value, bytes):
-        return {"b": _put(arrays, np.frombuffer(value, np.uint8))}
-    if isinstance(value, (list, tuple)) and len(value) > 32 and all(isinstance(v, str) for v in value):
-        raw = [v.encode("utf-8", "surrogatepass") for v in value]
-        ends = np.cumsum([len(v) for v in raw], dtype=np.int64)
-        return {"t": [_put(arrays, np.frombuffer(b"".join(raw), np.uint8)), _put(arrays, ends)]}
-    if isinstance(value, (list, tuple)):
-        return {"l": [_flatten(inner, arrays) for inner in value]}
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 2**53:
-        return {"i": str(value)}
-    assert value is None or isinstance(value, (bool, int, float, str)), f"state holds a {type(value)}"
-    return {"v": value}
-
-
-def _put(arrays: dict[str, np.ndarray], value: np.ndarray) -> str:
-    name = str(len(arrays))
-    arrays[name] = np.ascontiguousarray(value).reshape(-1)
-    return name
-
-
-def _unflatten(node: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
-    ((kind, body),) = [item for item in node.items() if item[0] != "s"]
-    match kind:
-        case "d":
-            return {key: _unflatten(inner, arrays) for key, inner in body.items()}
-        case "a":
-            return arrays[body].reshape(node["s"]).copy()  # loaded arrays are read-only views
-        case "b":
-            return arrays[body].tobytes()
-        case "t":
-            text, ends = arrays[body[0]].tobytes(), arrays[body[1]].tolist()
-            return [
-                text[a:b].decode("utf-8", "surrogatepass") for a, b in zip([0, *ends], ends, strict=False)
-            ]
-        case "l":
-            return [_unflatten(inner, arrays) for inner in body]
-        case "i":
-            return int(body)
-        case "v":
-            return body
-    raise ValueError(f"unknown node {kind!r}")
+def _hash(data: memoryview, version: int) -> str:
+    """As it stands in the names of this version."""
+    return hashlib.blake2b(data, digest_size=8).hexdigest() if version == 1 else digest([data])

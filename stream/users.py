@@ -135,7 +135,9 @@ class Users:
         if not n or not length:
             return np.empty(0, np.int32), 0
         length = min(length, n)
-        return ((cursor + np.arange(length)) % n).astype(np.int32), (cursor + length) % n
+        slots = np.arange(cursor, cursor + length, dtype=np.int32)
+        slots[slots >= n] -= n
+        return slots, (cursor + length) % n
 
     def release(self, slots: I32) -> None:
         """Forget these users; their slots are given to the next new ones, the last one first."""
@@ -155,7 +157,8 @@ class Users:
             return np.setdiff1d(self._live(np.arange(len(self._name_of), dtype=np.int32)), touched)
         slots, after = self._turn(self._sweep_cursor, _SWEEP_SCAN * self._sweep_max)
         waiting = self._live(slots)
-        waiting = waiting[~np.isin(waiting, touched) & features.due(waiting, now_ms)]
+        waiting = waiting[features.due(waiting, now_ms)]
+        waiting = waiting[~np.isin(waiting, touched)]
         if len(waiting) > self._sweep_max:
             after = int(waiting[self._sweep_max])
             waiting = waiting[: self._sweep_max]
@@ -166,29 +169,22 @@ class Users:
         return slots[self.last_ms[slots] > 0]
 
     def snapshot(self) -> State:
-        """Live users by ascending slot, the free slots in the order they will be given, and the cursors."""
-        live = self._live(np.arange(len(self._name_of), dtype=np.int32))
-        return {
-            "names": self.names(live),
-            "slots": live,
-            "free": np.array(self._free, np.int32),
-            "last_ms": self.last_ms[live],
-            "first_ms": self.first_ms[live],
-            "events_seen": self.events_seen[live],
-            "expiry_cursor": self._expiry_cursor,
-            "sweep_cursor": self._sweep_cursor,
-        }
+        """Up to the highest slot ever used; the free slots in the order they will be given; the cursors."""
+        used = len(self._name_of)
+        state: State = {name: getattr(self, name)[:used].copy() for name in _SLABS}
+        state |= {"names": list(self._name_of), "free": np.array(self._free, np.int32)}
+        return state | {"expiry_cursor": self._expiry_cursor, "sweep_cursor": self._sweep_cursor}
 
     def restore(self, state: State) -> None:
         self._reset()
-        live = state["slots"]
+        self._name_of = list(state["names"])
+        self._slot_of = dict(zip(self._name_of, range(len(self._name_of)), strict=True))
+        self._slot_of.pop("", None)
         self._free = state["free"].tolist()
-        self._name_of = [""] * (len(live) + len(self._free))
-        for slot, name in zip(live.tolist(), state["names"], strict=True):
-            self._name_of[slot] = name
-            self._slot_of[name] = slot
-        self.last_ms[live] = state["last_ms"]
-        self.first_ms[live] = state["first_ms"]
-        self.events_seen[live] = state["events_seen"]
+        for name in _SLABS:
+            getattr(self, name)[: len(self._name_of)] = state[name]
         self._expiry_cursor = state["expiry_cursor"]
         self._sweep_cursor = state["sweep_cursor"]
+
+
+_SLABS = ("last_ms", "first_ms", "events_seen")

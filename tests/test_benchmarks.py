@@ -1,12 +1,13 @@
 """The benchmark compares like with like, and its table says what was measured, and where."""
 
 import math
+import time
 
 import orjson
 import pytest
 from shop import events, small
 
-from shoal.stream.benchmarks import contestants, pipeline
+from shoal.stream.benchmarks import contestants, pipeline, recovery, recovery_runs
 from shoal.stream.benchmarks.river_pipeline import RiverPipeline, User
 from shoal.stream.events import Records
 from shoal.stream.features import Features
@@ -85,7 +86,7 @@ def test_the_warm_up_reaches_everything_that_is_timed(monkeypatch):
 
     original = contestants.build_pipeline
     monkeypatch.setattr(contestants, "build_pipeline", remember)
-    contestants._warm_up(small("segmenter.warmup_rows=100000", "encoder.publish_every_rows=1000000"))
+    contestants.warm_up(small("segmenter.warmup_rows=100000", "encoder.publish_every_rows=1000000"))
     assert built[0].warmup.done
     assert built[0].chain.step > 3
     assert built[0].publisher.version >= 1
@@ -108,7 +109,7 @@ def test_the_table_says_what_was_measured_and_where():
     }
     table = pipeline._medians(runs)
     assert table["shoal-file"]["times_river"] == 20  # of 9, 20 and 50: each against the peer of its own round
-    text = pipeline.render({"machine": pipeline._machine(), "rounds": 3, "contestants": table})
+    text = pipeline.render({"machine": pipeline.machine(), "rounds": 3, "contestants": table})
     assert "| shoal-file | 1,000 | 1,000 (900 to 5,000) | 20.0 | 7 | 1 MiB |" in text
     assert "| shoal-file | 1.00 | 500.00 |" in text
     assert "| shoal-file | 3 | 2.0 ms | 4.0 ms |" in text
@@ -122,3 +123,86 @@ def test_a_contestant_that_fails_says_why_in_one_line(tmp_path):
     """No traceback, and no path but what the caller named."""
     with pytest.raises(ShoalError, match=r"exit code 1 and said: .*absent.jsonl"):
         pipeline._contestant("shoal-file", tmp_path / "absent.jsonl", 10, [])
+
+
+USERS, LATER = 400, 600
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """A small state with one snapshot, and some steps after it."""
+    folder = tmp_path_factory.mktemp("recovery")
+    built = recovery_runs.build(small(), folder, USERS)
+    lived = recovery_runs.live(small("engine.step_records_max=50"), folder, USERS, LATER, 1000.0)
+    return folder, built, lived
+
+
+def test_a_recovery_takes_the_snapshot_and_replays_what_came_after_it(killed):
+    """Nothing before the snapshot is computed again, and nothing new is committed: it can be measured again."""
+    folder, built, lived = killed
+    assert built["users"] == USERS
+    assert (lived["events"], lived["steps"]) == (LATER, 12)
+    for _ in range(2):
+        found = recovery_runs.recover(small(), folder, USERS, LATER, 1000.0, time.time())
+        assert found["steps"] == 12
+        assert len(found["stages"]) == 5
+        assert min(found["stages"].values()) > 0
+        assert found["ready_s"] == pytest.approx(sum(found["stages"].values()))
+
+
+def test_pauses_are_measured_beside_a_living_engine(tmp_path):
+    """Snapshots come about while steps are made; turns with and without one are kept apart."""
+    found = recovery_runs.pause(small("engine.step_records_max=20"), tmp_path, USERS, 2000, 1000.0)
+    assert found["snapshots"] > 1
+    assert min(found["pause_s"], found["seconds"]) > 0
+    assert sum(row["count"] for row in found["turns"].values()) == 100 - 1
+    assert min(row["count"] for row in found["turns"].values()) > 0
+
+
+def test_the_recovery_table_says_where_the_time_went(killed):
+    """Ready after how long, in all rounds; stage by stage; replay against live; pauses."""
+    rounds = [
+        {
+            "ready_s": s,
+            "events": 6000,
+            "steps": 60,
+            "stages": {"restoring": 1.0, "replaying": s - 1},
+            "peak_bytes": 2**30,
+        }
+        for s in (9.0, 3.0, 4.0)
+    ]
+    recovered = recovery._medians(rounds)
+    assert recovered["ready_s"] == 4
+    assert recovered["replay_events_per_s"] == 2000
+    row = {"count": 5, "p50_s": 0.01, "p99_s": 0.02, "max_s": 0.03}
+    text = recovery.render(
+        {
+            "machine": pipeline.machine(),
+            "rate": 250.0,
+            "minutes": 2.0,
+            "build": {**killed[1], "snapshot_bytes": 2**20},
+            "live": {"events_per_s": 1000.0},
+            "recover": recovered,
+            "pause": {
+                "users": 7,
+                "snapshots": 3,
+                "size_bytes": 2**21,
+                "seconds": 0.5,
+                "pause_s": 0.0123,
+                "turns": {"alone": row},
+            },
+        }
+    )
+    assert "Ready after 4.0 s (all rounds: 9.0, 3.0, 4.0; goal 5)" in text
+    assert "| replaying | 3.00 |" in text
+    assert "| arrival | 250 | 8.0 (goal 5) |" in text
+    assert "| live, flat out, committed to files | 1,000 | 2.0 |" in text
+    assert "waited 12.3 ms at most (goal 100)" in text
+    assert "| alone | 5 | 10.0 ms | 20.0 ms | 30.0 ms |" in text
+
+
+@pytest.mark.slow
+def test_a_recovery_role_that_fails_says_why_in_one_line(tmp_path):
+    """No traceback."""
+    with pytest.raises(ShoalError, match=r"recover ended with exit code 1 and said: .*unknown section"):
+        recovery._role("recover", tmp_path, 10, 10, 1000.0, ["no.such=1"])

@@ -17,7 +17,7 @@ from shoal.encoders.kernels import affine, bend, nearest
 from shoal.encoders.linear import Linear
 from shoal.encoders.replay import MEMORY, Reservoir
 from shoal.stream import config
-from shoal.stream.snapshots import pack, unpack
+from shoal.stream.packing import pack, unpack
 
 one_thread()  # as the shell does; more threads make these small steps 20 times slower
 
@@ -107,7 +107,7 @@ def test_restore_continues_as_if_nothing_happened(kind):
     first.publish()
     assert facts(state) == before
     second = encoder_of(kind, seed=8)
-    second.restore(unpack(pack(state)))
+    second.restore(unpack(b"".join(pack(state))))
     assert facts(second.snapshot()) == before
     for i in range(4):
         second.learn(rows_of(i, 32))
@@ -293,7 +293,7 @@ def test_draws_are_rows_of_the_reservoir():
 def test_a_restored_reservoir_makes_the_same_choices():
     first, second = Reservoir(8, 1, seed=1), Reservoir(8, 1, seed=2)
     first.add(stream(30))
-    second.restore(unpack(pack(first.snapshot())))
+    second.restore(unpack(b"".join(pack(first.snapshot()))))
     for reservoir in (first, second):
         reservoir.add(stream(100, 30))
     assert first.counters() == second.counters()

@@ -18,9 +18,10 @@ from shoal.sinks.memory import MemorySink
 from shoal.stream.engine import Engine
 from shoal.stream.events import CHANGES, LINEAGE, MEMBERS, REJECTED, Output, Records, Step
 from shoal.stream.manifest import decode_manifest, encode_manifest
+from shoal.stream.packing import pack, unpack
 from shoal.stream.ports import CommitUnknown, ReplayMismatch, SourceGone, StateMismatch, Stopped
 from shoal.stream.replica import replay
-from shoal.stream.snapshots import DirectoryStore, NoStore, pack, unpack
+from shoal.stream.snapshots import DirectoryStore, NoStore
 from shoal.stream.sources import FileSource, MemorySource
 from shoal.stream.wiring import build_pipeline
 
@@ -168,7 +169,7 @@ def test_restore_continues_as_if_nothing_happened(whole, data):
     for manifest in manifests[:at]:
         replay(first, source, manifest)
     second = build_pipeline(small())
-    second.restore(unpack(pack(first.snapshot())))
+    second.restore(unpack(b"".join(pack(first.snapshot()))))
     for manifest in manifests[at : at + 4]:
         assert replay(first, source, manifest).records == replay(second, source, manifest).records
 

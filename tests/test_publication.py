@@ -11,8 +11,8 @@ from shoal.encoders.autoencoder import one_thread
 from shoal.encoders.kernels import nearest
 from shoal.encoders.publication import STEPS_MAX, ReplayPublisher
 from shoal.stream import config
+from shoal.stream.packing import pack, unpack
 from shoal.stream.segmenter import KMeans
-from shoal.stream.snapshots import pack, unpack
 
 one_thread()
 
@@ -279,7 +279,7 @@ def test_restore_continues_as_if_nothing_happened(kind):
     """From the middle of a half-batch, through the bytes of a snapshot, past later publications."""
     first, segmenter = started(kind, churn_budget=1.0)
     first.learn(rows_of(2, 37), segmenter)
-    state, centres = unpack(pack(first.snapshot())), segmenter.snapshot()
+    state, centres = unpack(b"".join(pack(first.snapshot()))), segmenter.snapshot()
     second, twin = (
         make_publisher(settings_of(kind, churn_budget=1.0), D),
         KMeans(4, first.d_out, 0.05, seed=1),
@@ -299,7 +299,7 @@ def test_restore_continues_as_if_nothing_happened(kind):
 def test_a_snapshot_does_not_change_with_the_live_state():
     publisher, segmenter = started()
     state = publisher.snapshot()
-    before = unpack(pack(state))
+    before = unpack(b"".join(pack(state)))
     publisher.learn(rows_of(2, 300), segmenter)
     np.testing.assert_equal(state, before)
 

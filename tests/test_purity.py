@@ -135,7 +135,9 @@ def test_the_pure_half_is_what_it_should_be():
 
 
 SHELL_FOLDERS = {"commands", "watching", "benchmarks", "kafka", "simulation", "sinks"}
-SHELL_FILES = {"engine", "sources", "snapshots", "wiring", "cli"}
+SHELL_FILES = {
+    "engine", "replica", "epochs", "sources", "disk", "snapshots", "forked", "packing", "migrations", "wiring", "cli",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("path", _pure_files(), ids=lambda p: p.name)

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from river import cluster
 
 from shoal.stream import config
+from shoal.stream.packing import pack, unpack
 from shoal.stream.river_backend import RiverSegmenter, river_model
 from shoal.stream.seeding import kmeans_plus_plus
 from shoal.stream.segmenter import KMeans, make_segmenter
-from shoal.stream.snapshots import pack, unpack
 
 
 def rows_of(seed, n, d, grid=False):
@@ -130,7 +130,7 @@ def test_restore_continues_as_if_nothing_happened(kind):
     first.learn(rows[200:])
     assert np.array_equal(state["centres"], before)
     second = kind(4, 5, 0.1, 1)
-    second.restore(unpack(pack(state)))
+    second.restore(unpack(b"".join(pack(state))))
     second.learn(rows[200:])
     assert facts(second) == facts(first)
 

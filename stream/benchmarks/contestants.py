@@ -82,7 +82,7 @@ class StageTimes:
 
 def shoal(config: Config, ports: tuple[Source, Sink], limit: int) -> dict[str, Any]:
     """Run the engine over at least `limit` records (whole steps), or to the end of a file."""
-    _warm_up(config)
+    warm_up(config)
     times = StageTimes(limit)
     pipeline = build_pipeline(config, times.stage)
     engine = Engine(config, pipeline, *ports, NoStore(), times)
@@ -101,7 +101,7 @@ def shoal(config: Config, ports: tuple[Source, Sink], limit: int) -> dict[str, A
     }
 
 
-def _warm_up(config: Config) -> None:
+def warm_up(config: Config) -> None:
     """An engine of its own, small enough that it warms up, learns and publishes: all kernels get compiled."""
     from ...sinks.memory import MemorySink
     from ..sources import MemorySource
@@ -158,7 +158,7 @@ def _river_kafka(config: Config, limit: int) -> dict[str, Any]:
     return result
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
     """Largest resident memory of this program: `ru_maxrss` would count that of the parent before exec too."""
     status = Path("/proc/self/status")
     if status.exists():
@@ -193,7 +193,7 @@ def main() -> None:
         result = _run(arguments.name, config, arguments.events, arguments.limit)
     except ShoalError as error:
         sys.exit(str(error))
-    print(json.dumps({**result, "peak_bytes": _peak_bytes()}))
+    print(json.dumps({**result, "peak_bytes": peak_bytes()}))
 
 
 if __name__ == "__main__":

@@ -37,14 +37,14 @@ def measure(
     """
     runs: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        path = events or _simulate(Path(folder) / "events.jsonl", count)
+        path = events or simulated(Path(folder) / "events.jsonl", count)
         with path.open("rb") as file:
             count = min(count, sum(1 for _ in file))
         for turn in range(rounds):
             for name, limit in _contestants(count, peer_count, servers)[:: -1 if turn % 2 else 1]:
                 settings = list(overrides)
                 if servers is not None and name.endswith("kafka"):
-                    settings += _fill_topic(path, limit, servers, f"bench-{time.time_ns()}.")
+                    settings += fill_topic(path, limit, servers, f"bench-{time.time_ns()}.")
                 result = _contestant(name, path, limit, settings)
                 runs.setdefault(name, []).append(result)
                 if echo:
@@ -52,7 +52,7 @@ def measure(
                         f"round {turn + 1} {name}: {result['events'] / result['seconds']:,.0f} events/s",
                         err=True,
                     )
-    return {"machine": _machine(), "events": count, "rounds": rounds, "contestants": _medians(runs)}
+    return {"machine": machine(), "events": count, "rounds": rounds, "contestants": _medians(runs)}
 
 
 def _contestants(count: int, peer_count: int, servers: str | None) -> list[tuple[str, int]]:
@@ -60,7 +60,7 @@ def _contestants(count: int, peer_count: int, servers: str | None) -> list[tuple
     return names + ([("shoal-kafka", count), ("river-kafka", peer_count)] if servers else [])
 
 
-def _fill_topic(path: Path, limit: int, servers: str, prefix: str) -> list[str]:
+def fill_topic(path: Path, limit: int, servers: str, prefix: str) -> list[str]:
     """Fresh topics with the events in them, for one contestant; the settings that name them."""
     from kafka import KafkaProducer
 
@@ -110,7 +110,7 @@ def _contestant(name: str, path: Path, limit: int, settings: list[str]) -> dict[
     return result
 
 
-def _simulate(path: Path, count: int) -> Path:
+def simulated(path: Path, count: int) -> Path:
     """Contract events of the simulator, all of them valid: the peer has no notion of a bad record."""
     from ..simulation.population import Settings
     from ..simulation.simulator import Simulator
@@ -145,7 +145,7 @@ def _medians(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     return table
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
@@ -165,12 +165,12 @@ def _processor() -> str:
 
 def render(result: dict[str, Any]) -> str:
     """The measurements as Markdown: what ran where, rates and memory, time per stage, commits."""
-    machine = dict(result["machine"])
-    system = [machine.pop(name) for name in ("system", "processor", "cores")]
+    facts = dict(result["machine"])
+    system = [facts.pop(name) for name in ("system", "processor", "cores")]
     contestants = result["contestants"]
     lines = [
         f"Median of {result['rounds']} rounds (least to most), one process and one thread each.",
-        f"{system[0]}, {system[1]}, {system[2]} cores; " + ", ".join(f"{k} {v}" for k, v in machine.items()),
+        f"{system[0]}, {system[1]}, {system[2]} cores; " + ", ".join(f"{k} {v}" for k, v in facts.items()),
         "",
         "| contestant | events | events/s | x River | changes | peak memory |",
         "|---|---:|---:|---:|---:|---:|",
