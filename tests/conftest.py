@@ -42,3 +42,11 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     yield found
     found.close()
+
+
+@pytest.fixture(params=["kafka-python", "confluent"])
+def client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test runs once with each Kafka client library: every configuration that it makes names it."""
+    from kafka_kit import with_client
+
+    with_client(request.param, monkeypatch)

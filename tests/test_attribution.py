@@ -187,6 +187,27 @@ def test_restore_continues_as_if_nothing_had_happened(path, cut):
         one.centres = one.centres + 0.5
 
 
+def test_nothing_is_left_of_a_user_who_went():
+    """Neither in a later snapshot, nor after a restore: two ways to one state give the same bytes."""
+    stayed, came_back = Scene(), Scene()
+    for scene in (stayed, came_back):
+        scene.step([0, 1, 2], [[1.0, 0.0], [9.0, 0.0], [2.0, 0.0]])
+    before = stayed.attribution.snapshot()
+    stayed.attribution.clear(np.array([1, 2], np.int32))
+    came_back.attribution.clear(np.array([1, 2], np.int32))
+    came_back.attribution.restore(before)
+    came_back.attribution.clear(np.array([1], np.int32))
+    came_back.attribution.clear(np.array([2], np.int32))
+    stayed.attribution.restore(stayed.attribution.snapshot())
+    for scene in (stayed, came_back):
+        scene.step([3], [[1.0, 0.0]])
+    ours, theirs = stayed.attribution.snapshot(), came_back.attribution.snapshot()
+    assert ours["z"].shape == (4, 2)
+    assert not ours["z"][1:3].any()
+    for name in ("z", "lead", "version", "label"):
+        np.testing.assert_array_equal(ours[name], theirs[name])
+
+
 def test_snapshots_do_not_change_afterwards():
     scene = Scene()
     scene.step([0], [[1.0, 0.0]])

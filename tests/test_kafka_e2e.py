@@ -25,6 +25,8 @@ from shoal.stream.events import CATALOG, CHANGES, LINEAGE, MANIFEST, MEMBERS, RE
 from shoal.stream.ports import BrokerGone, CommitUnknown, TopicsMissing
 
 kafka = pytest.mark.kafka
+both = pytest.mark.usefixtures("client")
+"""Runs with each client library."""
 FIELD_MAP = {"type": "event_type", "item_id": "item_id", "event_time": "ts"}
 EVENTS = 4000
 SMALL: dict[str, dict[str, Any]] = {
@@ -94,6 +96,7 @@ def check_verified(path: Path) -> None:
 
 
 @kafka
+@both
 def test_real_events_become_changes_that_keep_the_contract_and_verify_to_the_same_bytes(
     broker: Broker, tmp_path: Path, event_files: list[Path]
 ) -> None:
@@ -169,6 +172,7 @@ def check_fold(config: Kafka) -> None:
 
 
 @kafka
+@both
 def test_a_second_engine_stands_by_takes_over_and_both_stop_cleanly(
     broker: Broker, tmp_path: Path, event_files: list[Path]
 ) -> None:
@@ -193,6 +197,7 @@ def test_a_second_engine_stands_by_takes_over_and_both_stop_cleanly(
 
 
 @kafka
+@both
 def test_an_engine_that_was_frozen_and_replaced_does_no_harm_when_it_wakes(
     broker: Broker, tmp_path: Path, event_files: list[Path]
 ) -> None:
@@ -221,6 +226,7 @@ def test_an_engine_that_was_frozen_and_replaced_does_no_harm_when_it_wakes(
 
 
 @kafka
+@both
 def test_an_engine_waits_for_its_broker_at_start_and_while_it_runs(
     broker: Broker, tmp_path: Path, event_files: list[Path]
 ) -> None:

@@ -14,7 +14,7 @@ STREAM, ENCODERS, SINKS = (Path(p.__path__[0]) for p in (shoal.stream, shoal.enc
 FORBIDDEN_MODULES = {
     "time", "os", "io", "sys", "random", "secrets", "uuid", "logging", "pathlib", "socket", "subprocess", "threading",
     "multiprocessing", "asyncio", "tempfile", "shutil", "gzip", "pickle", "marshal", "shelve", "kafka", "click",
-    "rich", "prometheus_client", "starlette", "uvicorn",
+    "confluent_kafka", "rich", "prometheus_client", "starlette", "uvicorn",
 }  # fmt: skip
 FORBIDDEN_CALLS = {"open", "print", "input", "exec", "eval", "hash", "id", "__import__", "breakpoint"}
 FORBIDDEN_ATTRIBUTES = {
@@ -134,7 +134,7 @@ def test_the_pure_half_is_what_it_should_be():
     } <= names
 
 
-SHELL_FOLDERS = {"commands", "watching", "benchmarks", "kafka", "simulation", "sinks"}
+SHELL_FOLDERS = {"commands", "watching", "benchmarks", "kafka", "librdkafka", "auditing", "simulation", "sinks"}
 SHELL_FILES = {
     "engine", "replica", "epochs", "sources", "disk", "snapshots", "forked", "packing", "migrations", "wiring", "cli",
 }  # fmt: skip

@@ -55,6 +55,7 @@ def log_to_stderr() -> None:
     """Shoal's own lines on stderr, so that stdout stays clean; of the libraries only what is wrong."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("kafka").setLevel(logging.ERROR)
+    logging.getLogger("librdkafka").setLevel(logging.CRITICAL)  # every refused connection is an ERROR there
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
 

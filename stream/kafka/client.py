@@ -28,6 +28,7 @@ from kafka.net.selector import NetworkSelector
 
 from ..config import Kafka
 from ..ports import BrokerGone, ConfigError, ShoalError
+from .headers import accept_any_header_name
 from .settings import settings
 
 log = logging.getLogger("shoal")
@@ -42,6 +43,8 @@ REFUSED = (AuthorizationError, SaslAuthenticationFailedError, UnsupportedSaslMec
 
 
 # --- making and closing clients -----------------------------------------------------------------------------
+
+accept_any_header_name()
 
 
 class _Manager(KafkaConnectionManager):  # type: ignore[misc]

@@ -109,6 +109,11 @@ class Partitions:
         self._open().incremental_assign([TopicPartition(self.topic, p, at) for p, at in starts.items()])
         self.reached |= starts
 
+    def again(self) -> None:
+        """Go on where every partition is, as if for the first time: a broker that came up without knowing its
+        topics leaves the library believing that there are none."""
+        self.move(dict(self.reached))
+
     def drop(self, partitions: Iterable[int]) -> None:
         """Fetch nothing of these partitions any more."""
         gone = [TopicPartition(self.topic, p) for p in partitions]

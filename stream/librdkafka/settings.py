@@ -34,6 +34,7 @@ def _shared(config: Kafka) -> dict[str, Any]:
         "socket.connection.setup.timeout.ms": _CONNECT_MS,
         "reconnect.backoff.max.ms": 1_000,
         "retry.backoff.ms": 10,
+        "topic.metadata.refresh.interval.ms": 3_000,  # a broker that just came up may not know its topics yet
         "log.connection.close": False,
         "enable.metrics.push": False,
     }

@@ -235,9 +235,11 @@ class LibrdkafkaSource:
     def _explain_trouble(self, trouble: KafkaError) -> None:
         """A lost position ends this engine; a topic that is not there may be moving between brokers."""
         assert self._watch is not None
+        assert self._partitions is not None
         if trouble.name() in NO_TOPIC:
             with suppress(PythonError, BrokerGone):
                 self._watch.check_topic()
+            self._partitions.again()
         elif trouble.name() in OUTSIDE:
             with suppress(PythonError, TimeoutError):
                 self._watch.check(self._next)
