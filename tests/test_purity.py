@@ -134,7 +134,16 @@ def test_the_pure_half_is_what_it_should_be():
     } <= names
 
 
-SHELL_FOLDERS = {"commands", "watching", "benchmarks", "kafka", "librdkafka", "auditing", "simulation", "sinks"}
+SHELL_FOLDERS = {
+    "commands",
+    "watching",
+    "benchmarks",
+    "kafka",
+    "librdkafka",
+    "auditing",
+    "simulation",
+    "sinks",
+}
 SHELL_FILES = {
     "engine", "replica", "epochs", "sources", "disk", "snapshots", "forked", "packing", "migrations", "wiring", "cli",
 }  # fmt: skip
