@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check lock bench clean
+.PHONY: help setup run test chaos check lock bench clean
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -29,6 +29,10 @@ test: setup ## all tests, a real Kafka and a real Prometheus included
 	sh tests/parts.sh
 	$(BIN)/python -m pytest
 
+chaos: setup ## three engines on a real broker, 200 faults and an audit; SEED=n FAULTS=n CLIENT=confluent
+	PYTHONPATH=tests $(BIN)/python -m chaos --faults $(or $(FAULTS),200) $(if $(SEED),--seed $(SEED)) \
+	  --client $(or $(CLIENT),kafka-python)
+
 check: setup ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -36,6 +40,8 @@ check: setup ## style and types
 
 bench: setup ## the measurements that the README quotes
 	$(BIN)/python tests/with_broker.py $(BIN)/shoal bench pipeline --kafka {}
+	$(BIN)/python tests/with_broker.py $(BIN)/shoal bench guarantee --kafka {}
+	$(BIN)/shoal bench recovery
 
 # torch and what it brings are left out: whoever has a CPU build keeps it.
 lock: setup ## write requirements*.lock anew (no registry addresses in them)
