@@ -66,6 +66,7 @@ class Engine(Replica):
         try:
             self.observer.phase(Phase.STARTING)
             if self.source.open(lambda: self._stopping, self._follow):
+                self.observer.phase(Phase.STARTING)  # standing by may take for ever; what comes now may not
                 self._recover(self.sink.open())
                 self.observer.phase(Phase.RUNNING)
                 self._loop()
@@ -169,6 +170,8 @@ class Engine(Replica):
     def _begin_epoch(self, last: Manifest) -> None:
         """Forget the state, keep the ids: from here on as if for the first time, where the log still allows."""
         for manifest in self.sink.manifests():
+            if self._stopping:
+                raise Stopped
             if manifest.opening and manifest.ranges:
                 self.positions = {}
             self.note(manifest)
@@ -180,8 +183,18 @@ class Engine(Replica):
 
     def _open_epoch(self, last: Manifest, starts: tuple[Range, ...]) -> None:
         for output in opening_steps(self.pipeline, last, starts, self.source.mark, self.sink.published):
-            self.sink.commit(output)
+            if self._stopping:  # the rest is told by whoever comes next
+                raise Stopped
+            with self.observer.stage("commit"):
+                self.sink.commit(output)
             self.note(output.manifest)
+
+    # --- snapshots, measures -------------------------------------------------------------------------------
+
+    def maybe_save(self) -> None:
+        """While a long recovery is computed, too: one is written at a time, and the next when it is finished."""
+        self._report_snapshots()
+        super().maybe_save()
 
     def _report_snapshots(self) -> None:
         for saved in self.store.finished():

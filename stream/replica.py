@@ -58,6 +58,7 @@ class Replica:
         self.closed = False  # the latest step was the closing one
         self._clock = clock
         self._empty = pipeline.snapshot()
+        self._passed = 0  # manifests up to this step are of epochs that are over
         self._stopping = False
 
     def stop(self) -> None:
@@ -76,15 +77,18 @@ class Replica:
         Earlier epochs are passed over. Raises StateMismatch, ReplayMismatch, SourceGone, Stopped.
         """
         self.check_compatible(last)
-        if not self.steps or self.pipeline.chain.epoch != last.epoch:
+        behind = not self.steps or self.pipeline.chain.epoch != last.epoch
+        if behind and self._passed <= self.steps:  # else it was looked for in an earlier turn
             self._load(last)
         if self.steps == last.step:
             return
-        for manifest in self.sink.manifests(after=self.steps):
+        for manifest in self.sink.manifests(after=max(self.steps, self._passed)):
             if self._stopping:
                 raise Stopped
             if manifest.epoch == last.epoch:
                 self._again(manifest)
+            else:
+                self._passed = manifest.step
             if manifest.step >= last.step or self._clock.monotonic() > until_s:
                 return
 

@@ -144,7 +144,7 @@ class FileSource:
         try:
             self.seek(positions)
         except SourceGone:
-            self.seek({})
+            self._rewind()  # what was skipped on the way is to be read
         return {0: self._next}
 
     def seek(self, positions: Mapping[int, int]) -> None:
@@ -154,10 +154,14 @@ class FileSource:
         if self._path == "-" and target:
             raise _gone_stdin()
         if target < self._next:
-            self._lines.close()
-            self._lines, self._next = _Lines(self._path, self._follow), 0
+            self._rewind()
         self._skip(self._lines, target - self._next)
         self._next = target
+
+    def _rewind(self) -> None:
+        assert self._lines is not None, "open before seek"
+        self._lines.close()
+        self._lines, self._next = _Lines(self._path, self._follow), 0
 
     def poll(self, max_records: int, timeout_s: float) -> Poll | None:
         assert self._lines is not None, "open before poll"

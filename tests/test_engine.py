@@ -19,7 +19,7 @@ from shoal.stream.engine import Engine
 from shoal.stream.events import CHANGES, LINEAGE, MEMBERS, REJECTED, Output, Records, Step
 from shoal.stream.manifest import decode_manifest, encode_manifest
 from shoal.stream.packing import pack, unpack
-from shoal.stream.ports import CommitUnknown, ReplayMismatch, SourceGone, StateMismatch, Stopped
+from shoal.stream.ports import CommitUnknown, Phase, ReplayMismatch, SourceGone, StateMismatch, Stopped
 from shoal.stream.replica import replay
 from shoal.stream.snapshots import DirectoryStore, NoStore
 from shoal.stream.sources import FileSource, MemorySource
@@ -288,6 +288,47 @@ def test_an_engine_that_was_told_to_stop_is_not_started_again_by_a_commit_in_dou
     with pytest.raises(CommitUnknown) as caught:
         running.run()
     assert caught.value.broker_away is not told
+
+
+def test_a_long_recovery_keeps_snapshots_on_its_way(tmp_path):
+    """A store that writes beside the engine takes the next one when it was asked how the last one went."""
+
+    class Beside(DirectoryStore):
+        writing = False
+
+        def save(self, step, manifest_hash, capture):
+            if not self.writing:
+                self.writing = True
+                super().save(step, manifest_hash, capture)
+
+        def finished(self):
+            self.writing = False
+            return super().finished()
+
+    store = Beside(tmp_path, kept=99)
+    engine(small("engine.snapshot_every_steps=2"), sink=_committed(), store=store).run()
+    assert len(list(tmp_path.iterdir())) == _committed().last().step // 2
+
+
+def test_who_takes_over_is_no_longer_standing_by(monkeypatch):
+    """A watchdog lets an engine stand by for ever; one that hangs while it fences others is to be ended."""
+    seen = []
+
+    class Waited(MemorySource):
+        def open(self, stopping, meanwhile):
+            running.observer.phase(Phase.STANDBY)
+            return True
+
+    class Fencing(MemorySink):
+        def open(self):
+            seen.append(phases[-1])
+            return super().open()
+
+    phases: list[Phase] = []
+    running = engine(small(), Waited([events()[:300]]), Fencing())
+    monkeypatch.setattr(running.observer, "phase", phases.append)
+    running.run()
+    assert seen == [Phase.STARTING]
 
 
 def test_manifests_that_were_deleted_are_named_and_nothing_is_computed_without_them():

@@ -11,7 +11,7 @@ from shoal.stream import epochs
 from shoal.stream.events import CATALOG, CHANGES, LINEAGE, MEMBERS, Output
 from shoal.stream.ports import ReplayMismatch, SourceGone, StateMismatch
 from shoal.stream.snapshots import DirectoryStore
-from shoal.stream.sources import MemorySource
+from shoal.stream.sources import FileSource, MemorySource
 
 OTHER = "segmenter.step=0.05"  # a configuration that cannot go on with the first one's state
 
@@ -224,3 +224,73 @@ def test_an_engine_that_will_start_over_does_not_follow_the_old_epoch(before):
     running.run()
     assert seen == [0]
     assert running.pipeline.chain.epoch == 2
+
+
+class Ticking:
+    """A second passes at every look: the time of a turn is over after one manifest."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def monotonic(self) -> float:
+        self.now_s += 1.0
+        return self.now_s
+
+    def time_ns(self) -> int:
+        return 0
+
+
+def test_who_stands_by_gets_past_a_long_history_of_earlier_epochs_turn_by_turn(before, tmp_path):
+    """However short a turn is, it gets further; snapshots are looked for once, not in every turn."""
+    engine(small(), sink=before, fresh=2).run()
+    last = before.last()
+    assert last is not None
+    looked = []
+
+    class Looked(DirectoryStore):
+        def newest(self, not_past):
+            looked.append(not_past)
+            return super().newest(not_past)
+
+    cold = engine(small(), sink=before, store=Looked(tmp_path, kept=3), clock=Ticking())
+    for _ in range(last.step):
+        cold._follow()
+    assert cold.steps == last.step
+    assert looked == [last.step]
+
+
+def test_a_stop_between_opening_steps_ends_the_engine_and_the_rest_is_told_later(before, monkeypatch):
+    """A million farewells take minutes; a stop takes one step."""
+    monkeypatch.setattr(epochs, "FAREWELLS_MAX", 10)
+    last = before.last()
+    assert last is not None
+    whole = Growing()
+    whole.records, whole._manifests = list(before.records), list(before.manifests())
+    engine(small(OTHER), sink=whole, fresh=2).run()
+
+    class Stopping(Growing):
+        def commit(self, output: Output) -> None:
+            super().commit(output)
+            first.stop()
+
+    stopping = Stopping()
+    stopping.records, stopping._manifests = list(before.records), list(before.manifests())
+    first = engine(small(OTHER), sink=stopping, fresh=2)
+    first.run()
+    assert [m.opening for m in stopping.manifests(after=last.step)] == [True]
+    before.records, before._manifests = stopping.records, stopping._manifests
+    engine(small(OTHER), sink=before, fresh=2).run()
+    assert before.records == whole.records
+
+
+def test_a_new_epoch_over_a_file_that_was_cut_reads_what_the_file_holds(tmp_path):
+    """Where the old position is gone the file is read from its beginning, not from where the search ended."""
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(b"".join(b"%d\n" % i for i in range(5)))
+    source = FileSource(str(path))
+    assert source.open(lambda: False)
+    assert source.nearest({0: 9}) == {0: 0}
+    source.seek({0: 0})
+    polled = source.poll(9, 0.0)
+    assert polled is not None
+    assert list(polled[0].values) == [b"0", b"1", b"2", b"3", b"4"]

@@ -6,11 +6,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from broker import Broker
 from kafka import TopicPartition
 from kafka.errors import CorruptRecordError, KafkaConnectionError, LogTruncationError
+from kafka_kit import create_topics, kafka_config
 
 from shoal.stream.config import Kafka
 from shoal.stream.kafka import reader as reader_module
+from shoal.stream.kafka.admin import wanted
 from shoal.stream.kafka.reader import Reader
 from shoal.stream.ports import BrokerGone, SourceGone
 
@@ -24,6 +27,7 @@ class Consumer:
         self.polls = list(polls)
         self.seeks: list[int] = []
         self.at = 0
+        self._fetcher = SimpleNamespace(config={})
 
     def poll(self, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Any]]:
         found = self.polls.pop(0) if self.polls else []
@@ -89,3 +93,20 @@ def test_records_that_cannot_be_read_end_the_reading_with_their_place(
     truncated = LogTruncationError({TP: None})
     with pytest.raises(SourceGone, match="offset 3 is no longer there"):
         opened(monkeypatch, Consumer(truncated)).tail(0, 3, 5.0)
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("partitions", [1, 4, 64])
+def test_what_is_fetched_and_not_used_yet_is_bounded_however_many_partitions_there_are(
+    broker: Broker, partitions: int
+) -> None:
+    """The library keeps what it fetched of a partition while others are read: eight megabytes of each were
+    gigabytes of a large topic. So the part that a fetch may bring is a share of one limit."""
+    config = create_topics(kafka_config(broker, partitions=partitions))
+    reader = Reader(config, wanted(config)[0].name)
+    reader.open()
+    assert reader._consumer is not None
+    part_bytes = reader._consumer._fetcher.config["max_partition_fetch_bytes"]
+    reader.close()
+    assert partitions * part_bytes <= 32 << 20
+    assert part_bytes == min(8 << 20, (32 << 20) // partitions)

@@ -133,8 +133,10 @@ class Line:
             raise _broken(manifest, "opens an epoch, yet it reads input")
 
     def _check_range(self, manifest: Manifest, r: Range) -> None:
-        """A partition that is named for the first time begins where the epoch says, or at 0."""
-        end = self._ends.get(r.partition, 0 if self._reading else r.start)
+        """A partition that is named for the first time begins where the epoch says, or at 0; anywhere, where
+        the manifests that may have named it before are gone."""
+        told = self._reading and self.epochs[-1].whole
+        end = self._ends.get(r.partition, 0 if told else r.start)
         if r.start != end:
             kind = "are in two steps" if r.start < end else "are in no step"
             between = f"[{min(r.start, end)}, {max(r.start, end)})"

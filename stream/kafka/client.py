@@ -11,7 +11,8 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from kafka import KafkaAdminClient
@@ -19,6 +20,9 @@ from kafka.errors import (
     AuthorizationError,
     KafkaConnectionError,
     KafkaError,
+    LogTruncationError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
     SaslAuthenticationFailedError,
     UnsupportedSaslMechanismError,
 )
@@ -150,6 +154,10 @@ class Patience:
         self._config = config
         self._stopping = stopping
         self._level = logging.DEBUG if quiet else logging.WARNING
+        self.renew()
+
+    def renew(self) -> None:
+        """The broker is there: what may come after this moment is another wait."""
         self._started_s = time.monotonic()
         self._pause_s = _FIRST_PAUSE_S
 
@@ -242,3 +250,19 @@ def broker_away(error: BaseException) -> bool:
     if type(error) is KafkaError:
         return any(name in str(error) for name in _AWAY)
     return isinstance(error, (TimeoutError, OSError)) or bool(getattr(error, "retriable", False))
+
+
+@contextmanager
+def reading_errors(config: Kafka, topic: str) -> Iterator[None]:
+    """What a member of a group hears while it polls, as errors of the port. What waiting may cure is passed over
+    (the caller's watch asks, and waits); a position that is not in the log is for the caller to explain."""
+    try:
+        yield
+    except (OffsetOutOfRangeError, LogTruncationError, NoOffsetForPartitionError):
+        raise
+    except REFUSED as error:
+        raise refused(config, error) from None
+    except KafkaError as error:  # seen: the coordinator is looked for while the broker is away
+        if not broker_away(error):
+            raise BrokerGone(f"{topic} cannot be read: {error}") from None
+        log.debug("%s: %s", topic, error)

@@ -19,6 +19,9 @@ from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.abstract import AbstractPartitionAssignor, RebalanceProtocol
 from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment, ConsumerProtocolSubscription
 
+from ..config import Kafka
+from ..ports import ConfigError
+
 _VERSION = 1  # carries the partitions that a member owns already
 _WARM = b"warm"
 
@@ -133,3 +136,19 @@ class Beside:
         self._thread.join()
         if error is None and self._errors:
             raise self._errors[0]
+
+
+def other_client(config: Kafka) -> ConfigError:
+    """The error for a group that elects in another way."""
+    return ConfigError(
+        f"group {config.group_id} has members of another kind: all engines of a group need the same "
+        f"kafka.client. Stop the others, or give this one another kafka.group_id"
+    )
+
+
+def session_refused(config: Kafka) -> ConfigError:
+    """The error for a session timeout that the broker does not allow."""
+    return ConfigError(
+        f"{config.bootstrap_servers} refuses kafka.session_timeout_ms = {config.session_timeout_ms}: it must lie "
+        f"between the broker's group.min.session.timeout.ms (6,000 unless set) and group.max.session.timeout.ms"
+    )

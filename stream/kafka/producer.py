@@ -24,6 +24,8 @@ from .settings import settings, transactional_id
 
 _CLOSE_S = 1.5
 _FENCED = ("Fenced", "InvalidProducerEpoch")
+_REGROUPED = ("IllegalGeneration", "UnknownMemberId", "RebalanceInProgress")
+"""The group moved on without a word to us: nobody fenced this engine, it may come back as a new member."""
 
 
 class PythonClient:
@@ -143,4 +145,5 @@ def _client_errors() -> Iterator[None]:
     except (KafkaError, TimeoutError, RuntimeError, ValueError) as error:
         text = f"{type(error).__name__}: {error}"
         fenced = any(name in text for name in _FENCED)
-        raise ClientError(text, away=broker_away(error), fenced=fenced) from None
+        away = broker_away(error) or any(name in text for name in _REGROUPED)
+        raise ClientError(text, away=away, fenced=fenced) from None

@@ -24,9 +24,10 @@ _TAIL_RECORDS_MAX = 500
 _SILENT_S = 5.0
 _PAUSE_S = 0.05
 _GRACE_S = 1.0
+_PART_BYTES_MIN = 16 << 10
 _CALL_S = 30.0  # the library gives up by itself long before
 TRACEPARENT_BYTES_MAX = 256  # the standard's has 55; a longer one would only swell every record it passes to
-FETCH = {
+FETCH: dict[str, Any] = {
     "fetch_max_bytes": 32 << 20,
     "max_partition_fetch_bytes": 8 << 20,
     "enable_auto_commit": False,
@@ -82,6 +83,7 @@ class Reader:
         found = sorted(consumer.partitions_for_topic(self.topic))
         if not found:
             raise SourceGone(f"there is no topic {self.topic} at {self._config.bootstrap_servers}")
+        _share_memory(consumer, len(found))
         partitions = [TopicPartition(self.topic, p) for p in found]
         consumer.assign(partitions)
         self._first = {tp.partition: o for tp, o in consumer.beginning_offsets(partitions, _ASK_MS).items()}
@@ -212,6 +214,15 @@ class Reader:
         if self._consumer is not None:
             consumer, self._consumer = self._consumer, None
             close_quietly(lambda: consumer.close(autocommit=False, timeout_ms=1000), 2.0, "reader")
+
+
+def _share_memory(consumer: Any, partitions: int) -> None:
+    """What was fetched of one partition and not used waits in memory while others are read: all of it together
+    must not be more than one fetch. The library fixes a partition's part before the topic is known."""
+    part_bytes = max(_PART_BYTES_MIN, FETCH["fetch_max_bytes"] // partitions)
+    consumer._fetcher.config["max_partition_fetch_bytes"] = min(
+        part_bytes, FETCH["max_partition_fetch_bytes"]
+    )
 
 
 def to_records(partition: int, found: Sequence[Any]) -> Records:

@@ -13,12 +13,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError, LogTruncationError, NoOffsetForPartitionError, OffsetOutOfRangeError
+from kafka.errors import (
+    IllegalStateError,
+    InconsistentGroupProtocolError,
+    InvalidSessionTimeoutError,
+    KafkaError,
+    LogTruncationError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+)
 from kafka.structs import ConsumerGroupMetadata, MemberState
 
 from ..config import Kafka
@@ -31,15 +39,15 @@ from .ahead import Ahead
 from .client import (
     REFUSED,
     Patience,
-    broker_away,
     close_quietly,
     connect,
     make,
     never,
+    reading_errors,
     refused,
     wait_for_broker,
 )
-from .group import Beside, OneOwner, Ownership
+from .group import Beside, OneOwner, Ownership, other_client, session_refused
 from .reader import FETCH, Reader, to_records
 from .settings import settings
 from .watch import Watch, outside
@@ -97,9 +105,15 @@ class KafkaSource:
         patience = Patience(self._config, stopping)
         while not stopping():
             try:
-                return self._look_at_topics() and self._subscribe() and self._wait_for_turn(meanwhile)
+                return (
+                    self._look_at_topics() and self._subscribe() and self._wait_for_turn(meanwhile, patience)
+                )
             except REFUSED as error:
                 raise refused(self._config, error) from None
+            except InconsistentGroupProtocolError:
+                raise other_client(self._config) from None
+            except InvalidSessionTimeoutError:
+                raise session_refused(self._config) from None
             except (KafkaError, TimeoutError) as error:  # it went away again, or is only just coming up
                 self._leave()
                 patience.pause(error)
@@ -142,7 +156,7 @@ class KafkaSource:
         )
         return True
 
-    def _wait_for_turn(self, meanwhile: Callable[[], None]) -> bool:
+    def _wait_for_turn(self, meanwhile: Callable[[], None], patience: Patience) -> bool:
         """Join, and stand by until all partitions are ours. False when told to stop."""
         assert self._watch is not None
         wanted = {tp.partition for tp in self._partitions}
@@ -159,6 +173,7 @@ class KafkaSource:
                 log.info("standing by: another engine of group %s works", self._config.group_id)
             self._watch.look({})
             if idle_polls >= _STANDBY_POLLS:
+                patience.renew()
                 self._follow(meanwhile)
         return False
 
@@ -185,10 +200,16 @@ class KafkaSource:
     def _join(self, timeout_ms: int) -> None:
         """Let the group do its work. Nothing is fetched, or it is fetched again after seek()."""
         assert self._consumer is not None
-        self._consumer.pause(*self._consumer.assignment())
+        self._pause_all()
         with suppress(NoOffsetForPartitionError):  # assigned, and seek() has not come yet
             self._consumer.poll(timeout_ms, max_records=1)
-        self._consumer.pause(*self._consumer.assignment())
+        self._pause_all()
+
+    def _pause_all(self) -> None:
+        assert self._consumer is not None
+        for tp in self._consumer.assignment():
+            with suppress(KeyError):  # taken away this very moment, on the client's I/O thread
+                self._consumer.pause(tp)
 
     def _keep_place(self) -> None:
         """While recorded steps are computed again, the group must still hear of us."""
@@ -196,10 +217,12 @@ class KafkaSource:
         if self._following or time.monotonic() - self._kept_s < _KEEP_EVERY_S:
             return
         self._kept_s = time.monotonic()
-        self._join(0)
-        if self._next:
-            self._consumer.resume(*self._consumer.assignment())
+        with reading_errors(self._config, self._topic):
+            self._join(0)
         self._check_ownership()
+        if self._next:
+            with self._still_ours():
+                self._consumer.resume(*self._consumer.assignment())
 
     def _is_stable(self) -> bool:
         assert self._consumer is not None
@@ -234,9 +257,11 @@ class KafkaSource:
                 self._unrecorded[tp.partition] = offset
             if not first <= offset <= end:
                 raise outside(tp, offset, first, end)
-            self._consumer.seek(tp, offset)
+            with self._still_ours():
+                self._consumer.seek(tp, offset)
             self._next[tp.partition] = offset
-        self._consumer.resume(*self._partitions)
+        with self._still_ours():
+            self._consumer.resume(*self._partitions)
         self._watch.phase = Phase.RUNNING
 
     def _bounds(self) -> dict[TopicPartition, tuple[int, int]]:
@@ -263,22 +288,26 @@ class KafkaSource:
         assert self._watch is not None
         found: dict[TopicPartition, list[Any]] = {}
         try:
-            found = self._consumer.poll(timeout_ms, max_records=max_records)
+            with reading_errors(self._config, self._topic):
+                found = self._consumer.poll(timeout_ms, max_records=max_records)
         except (OffsetOutOfRangeError, LogTruncationError) as error:
-            self._watch.check(self._next)
+            with suppress(KafkaError, TimeoutError):  # knows the bounds, if there is an answer
+                self._watch.check(self._next)
             raise SourceGone(
                 f"{self._topic} was truncated while it was read ({error}): {START_OVER}"
             ) from None
         except NoOffsetForPartitionError:
             pass  # partitions that came while working: told below
-        except REFUSED as error:
-            raise refused(self._config, error) from None
-        except KafkaError as error:  # seen: the coordinator is looked for while the broker is away
-            if not broker_away(error):
-                raise
-            log.debug("%s: %s", self._topic, error)  # the watch asks, and waits
         self._check_ownership()
         return found
+
+    @contextmanager
+    def _still_ours(self) -> Iterator[None]:
+        """Around one call about assigned partitions: the client's I/O thread may take them away before it."""
+        try:
+            yield
+        except (IllegalStateError, KeyError, ValueError):
+            self._explain_loss()
 
     def _check_ownership(self) -> None:
         if self._ownership.lost:
@@ -315,7 +344,8 @@ class KafkaSource:
     def _position(self, tp: TopicPartition) -> int:
         """Where the next fetch starts: after the last record, and after any markers behind it."""
         assert self._consumer is not None
-        return int(self._consumer.position(tp, timeout_ms=0))
+        with self._still_ours():
+            return int(self._consumer.position(tp, timeout_ms=0))
 
     def read(self, ranges: Sequence[Range]) -> Records:
         if self._consumer is not None:
@@ -336,13 +366,16 @@ class KafkaSource:
     def lag(self) -> Mapping[int, int]:
         if self._consumer is None or not self._next:
             return {}
-        assigned = self._consumer.assignment()
-        return {tp.partition: self._lag(tp) if tp in assigned else 0 for tp in self._partitions}
+        return {tp.partition: self._lag(tp) for tp in self._partitions}
 
     def _lag(self, tp: TopicPartition) -> int:
+        """0 for a partition that is not ours (any more): it is for the next poll to say so."""
         assert self._consumer is not None
-        end = self._consumer.highwater(tp)
-        return 0 if end is None else max(0, end - self._position(tp))
+        try:
+            end = self._consumer.highwater(tp)
+            return 0 if end is None else max(0, end - int(self._consumer.position(tp, timeout_ms=0)))
+        except (IllegalStateError, KeyError):
+            return 0
 
     def close(self) -> None:
         """Leave the group first, so that the next engine need not wait; never hangs."""

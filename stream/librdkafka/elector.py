@@ -11,14 +11,14 @@ The library joins, beats and settles in threads of its own; what it decided is t
 from __future__ import annotations
 
 import logging
-from typing import Any, NoReturn
+from typing import Any
 
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, TopicPartition
 
 from ..config import Kafka
 from ..kafka.client import close_quietly
+from ..kafka.group import other_client, session_refused
 from ..kafka.port import ClientError
-from ..ports import ConfigError
 from .errors import refusal, text
 from .settings import LIBRARY_LOG, electing
 
@@ -49,18 +49,14 @@ class Elector:
         if error is None:
             return
         if error.code() == KafkaError.INCONSISTENT_GROUP_PROTOCOL:
-            self._other_client()
+            raise other_client(self._config)
+        if error.code() == KafkaError.INVALID_SESSION_TIMEOUT:
+            raise session_refused(self._config)
         if error.code() == KafkaError._MAX_POLL_EXCEEDED:
             self._revoked(self._consumer, [])
         if (refused := refusal(self._config, error)) is not None:
             raise refused
         log.debug("group %s: %s", self._config.group_id, text(error))
-
-    def _other_client(self) -> NoReturn:
-        raise ConfigError(
-            f"group {self._config.group_id} has members of another kind: all engines of a group need the same "
-            f"kafka.client. Stop the others, or give this one another kafka.group_id"
-        )
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """The group has settled; `partitions` are those that are new to us, mostly none."""

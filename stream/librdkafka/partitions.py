@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -73,7 +74,13 @@ class Partitions:
             except TimeoutError:
                 if time.monotonic() + _AGAIN_S >= deadline_s or self._consumer is None:
                     raise
+            self._look_up_leaders()
             time.sleep(_AGAIN_S)
+
+    def _look_up_leaders(self) -> None:
+        """A consumer that is assigned nothing keeps what a broker once told it while coming up: nothing."""
+        with suppress(KafkaException):
+            self._open().list_topics(self.topic, timeout=_AGAIN_S)
 
     def _ends_now(self, partitions: list[int], which: int, timeout_s: float) -> dict[int, int]:
         with self._asking:

@@ -86,7 +86,7 @@ class LibrdkafkaSource:
         patience = Patience(self._config, stopping)
         while not stopping():
             try:
-                return self._look_at_topics() and self._join() and self._wait_for_turn(meanwhile)
+                return self._look_at_topics() and self._join() and self._wait_for_turn(meanwhile, patience)
             except REFUSED as error:
                 raise refused(self._config, error) from None
             except (PythonError, TimeoutError) as error:  # it went away again, or is only just coming up
@@ -119,7 +119,7 @@ class LibrdkafkaSource:
         self._watch = Watch(self._config, ends, named, self.mark, self._stopping, self.on_phase)
         return True
 
-    def _wait_for_turn(self, meanwhile: Callable[[], None]) -> bool:
+    def _wait_for_turn(self, meanwhile: Callable[[], None], patience: Patience) -> bool:
         """Join, and stand by until the group chooses us. False when told to stop."""
         assert self._elector is not None
         assert self._watch is not None
@@ -135,6 +135,7 @@ class LibrdkafkaSource:
                 log.info("standing by: another engine of group %s works", self._config.group_id)
             self._watch.look({})
             if idle_turns >= _STANDBY_TURNS:
+                patience.renew()
                 self._follow(meanwhile)
         return False
 
