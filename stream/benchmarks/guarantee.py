@@ -36,6 +36,7 @@ from .pipeline import fill_topic, machine, simulated
 
 NAMES = ("exactly-once", "at-least-once")
 _FEED_SLICE_S = 0.02
+_WARM_S = 20.0  # the encoder's first training holds everything up for seconds, and then there is a queue
 
 
 # --- the parent: feeds, subscribes, compares --------------------------------------------------------------
@@ -90,7 +91,7 @@ def _latency(name: str, events: Path, rate: int, seconds: float, servers: str) -
     with _engine(name, flags, sys.maxsize) as process:
         subscriber = Subscriber(config, committed)
         subscriber.start()
-        _feed(config, events, rate, seconds, warm_s=seconds / 2, on_warm=subscriber.begin)
+        _feed(config, events, rate, seconds, warm_s=_WARM_S, on_warm=subscriber.begin)
         process.terminate()
         process.communicate()
         found = sorted(subscriber.stop())
