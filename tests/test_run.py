@@ -152,9 +152,10 @@ class LosesItsBroker(MemorySink):
 
 @pytest.mark.parametrize(("last", "epoch"), [(manifest(7, epoch=4), 5), (None, 1)])
 def test_a_broker_that_was_away_makes_a_bare_flag_begin_one_epoch_not_two(
-    monkeypatch: pytest.MonkeyPatch, last: Manifest | None, epoch: int
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, last: Manifest | None, epoch: int
 ) -> None:
-    """The process that takes over is told the number of the epoch that the first one began."""
+    """The process that takes over is told the number of the epoch that the first one began; and who gave none
+    is told what that means."""
     sink, started = LosesItsBroker(last), []
     arguments = [
         "run",
@@ -175,6 +176,7 @@ def test_a_broker_that_was_away_makes_a_bare_flag_begin_one_epoch_not_two(
     with pytest.raises((SystemExit, UnboundLocalError)):
         cli.main(arguments)
     assert sink.steps[-1].epoch == epoch
+    assert "begins epoch N once" in caplog.text
     assert started == [[sys.executable, "-m", "shoal.stream.cli", *arguments, f"--fresh-state={epoch}"]]
 
 

@@ -163,6 +163,11 @@ def _advice(counts: Counts, sink: Sink, input_path: str) -> str:
 def _run_kafka(config: Config, fresh: int | None, as_json: bool) -> None:
     from ..wiring import build_engine, kafka_ports
 
+    if fresh == 0:
+        log.warning(
+            "--fresh-state without a number begins another epoch at every start and every takeover; "
+            "--fresh-state=N begins epoch N once"
+        )
     try:
         with ExitStack() as stack:
             metrics = _measure(config, stack, serve=True)
