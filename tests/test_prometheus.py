@@ -102,6 +102,7 @@ class Live:
 
     finite = False
     wall_clock = True
+    mark = ""
     EACH_S = 400  # records arriving per second and partition
 
     def __init__(self, values: Sequence[bytes | None]) -> None:
@@ -110,7 +111,10 @@ class Live:
         self._next = [0, 0]
         self._last_s = time.monotonic()
 
-    def open(self, stopping: Callable[[], bool]) -> bool:
+    def nearest(self, positions: Mapping[int, int]) -> Mapping[int, int]:
+        return dict(positions)
+
+    def open(self, stopping: Callable[[], bool], meanwhile: Callable[[], None]) -> bool:
         return not stopping()
 
     def seek(self, positions: Mapping[int, int]) -> None:
