@@ -160,9 +160,10 @@ def test_what_tells_the_engine_to_stop_does_not_stop_the_child(tmp_path, number)
 def test_no_descriptor_and_no_process_is_left_over(tmp_path, monkeypatch):
     """After snapshots that came about, that failed, and that could not even begin."""
     store = _store(tmp_path)
-    before = _descriptors()
+    before, children = _descriptors(), []
     for capture in (dict, _hang):
         store.save(10, "a", capture)
+        children.append(store._child.pid)
         if capture is _hang:
             os.kill(store._child.pid, signal.SIGKILL)
         _end(store)
@@ -174,8 +175,9 @@ def test_no_descriptor_and_no_process_is_left_over(tmp_path, monkeypatch):
     store.save(20, "a", dict)
     assert not store.writing
     assert _descriptors() == before
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    for child in children:
+        with pytest.raises(ChildProcessError):
+            os.waitpid(child, os.WNOHANG)
 
 
 def test_closing_waits_for_a_snapshot_that_is_nearly_done(tmp_path):
