@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -97,14 +98,19 @@ def _user_key(line: bytes) -> bytes | None:
 def _contestant(name: str, path: Path, limit: int, settings: list[str]) -> dict[str, Any]:
     module = f"{__package__}.contestants"
     command = [sys.executable, "-m", module, name, str(path), "--limit", str(limit)]
-    for setting in settings:
-        command += ["--set", setting]
+    return result_of(command, settings, f"{module} {name} EVENTS")
+
+
+def result_of(command: list[str], settings: Sequence[str], alone: str) -> dict[str, Any]:
+    """The JSON line that a process of its own prints last. `alone`: module and arguments to run it by hand,
+    its name second. Raises ShoalError when it fails."""
+    command = [*command, *(part for setting in settings for part in ("--set", setting))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         said = done.stderr.strip().splitlines()[-1:] or ["nothing"]
         raise ShoalError(
-            f"{name} ended with exit code {done.returncode} and said: {said[0]}. "
-            f"Run it alone to see all of it: python -m {module} {name} EVENTS"
+            f"{alone.split()[1]} ended with exit code {done.returncode} and said: {said[0]}. "
+            f"Run it alone to see all of it: python -m {alone}"
         )
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result

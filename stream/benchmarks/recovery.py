@@ -10,9 +10,7 @@ pays for that, so the median of several is shown, with all of them.
 
 from __future__ import annotations
 
-import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,8 +19,7 @@ from typing import Any
 
 import click
 
-from ..ports import ShoalError
-from .pipeline import machine
+from .pipeline import machine, result_of
 
 GOAL_S, GOAL_TIMES, GOAL_PAUSE_S = 5.0, 5.0, 0.1
 _PAUSE_SECONDS = 60  # of live events over which the pauses are measured
@@ -86,17 +83,7 @@ def _role(
         str(events),
     ]
     command += ["--rate", str(rate), "--spawned", str(time.time())]
-    for setting in settings:
-        command += ["--set", setting]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = done.stderr.strip().splitlines()[-1:] or ["nothing"]
-        raise ShoalError(
-            f"{name} ended with exit code {done.returncode} and said: {said[0]}. "
-            f"Run it alone to see all of it: python -m {module} {name} FOLDER"
-        )
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    return result_of(command, settings, f"{module} {name} FOLDER")
 
 
 def _medians(rounds: list[dict[str, Any]]) -> dict[str, Any]:
