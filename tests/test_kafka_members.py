@@ -220,7 +220,7 @@ def _standing(config: Kafka, group: Group) -> Any:
     source: Any = kafka_source(config)
     source._look_at_topics = lambda: True
     if config.client == "kafka-python":
-        source._partitions = [TopicPartition("t", 0)]
+        source._names = [0]
         source._subscribe = lambda: True
         source._is_stable = lambda: True
         source._join = lambda timeout_ms: (

@@ -15,7 +15,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn
+from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import (
@@ -31,23 +31,21 @@ from kafka.structs import ConsumerGroupMetadata, MemberState
 
 from ..config import Kafka
 from ..events import Range, Records
-from ..ports import START_OVER, BrokerGone, CommitUnknown, Phase, SourceGone, nothing
+from ..ports import START_OVER, Phase, SourceGone, nothing
 from ..sources import join
-from .admin import describe, ensure_topics, input_topic, topic_mark
 from .ahead import BYTES_MAX as AHEAD_BYTES_MAX
 from .ahead import Ahead
 from .client import (
     REFUSED,
     Patience,
     close_quietly,
-    connect,
     make,
-    never,
     reading_errors,
     refused,
     wait_for_broker,
 )
 from .group import Beside, OneOwner, Ownership, other_client, session_refused
+from .place import Place
 from .reader import FETCH, Reader, to_records
 from .settings import settings
 from .watch import Watch, outside
@@ -68,7 +66,7 @@ _CLOSE_S = 2.0  # with the sink's, less than the 5 s in which a stop must be ove
 Poll = tuple[Records, tuple[Range, ...]]
 
 
-class KafkaSource:
+class KafkaSource(Place):
     """All partitions of the input topic, or none: see the head of this module.
 
     `read` works without `open` (it joins no group); everything else needs `open` and `seek` first.
@@ -79,16 +77,10 @@ class KafkaSource:
     wall_clock = True
 
     def __init__(self, config: Kafka, on_phase: Callable[[Phase], None] | None = None) -> None:
-        self._config = config
-        self.on_phase = on_phase or (lambda phase: None)
-        self._topic = input_topic(config)
-        self._stopping: Callable[[], bool] = never
+        super().__init__(config, on_phase)
         self._consumer: KafkaConsumer | None = None
-        self._watch: Watch | None = None
         self._owner = OneOwner()
         self._ownership = Ownership(self._owner)
-        self._partitions: list[TopicPartition] = []
-        self.mark = ""
         self._next: dict[int, int] = {}  # partition -> next offset to hand out
         self._unrecorded: dict[int, int] = {}  # partition -> where it begins, not yet in any step's ranges
         self._kept_s = 0.0
@@ -119,25 +111,6 @@ class KafkaSource:
                 patience.pause(error)
         return False
 
-    def stopping(self) -> bool:
-        """Whether the engine was told to stop; the sink, which waits for the same broker, asks too."""
-        return self._stopping()
-
-    def _look_at_topics(self) -> bool:
-        """They are there, and which input this is. False when told to stop."""
-        if (admin := connect(self._config, self._stopping)) is None:
-            return False
-        try:
-            ensure_topics(admin, self._config)
-            topic = describe(admin, [self._topic])[self._topic]
-        finally:
-            close_quietly(admin.close, _CLOSE_S, "admin client")
-        self.mark = topic_mark(topic)
-        self._partitions = sorted(
-            TopicPartition(self._topic, p["partition_index"]) for p in topic["partitions"]
-        )
-        return True
-
     def _subscribe(self) -> bool:
         config = self._config
         self._ownership = Ownership(self._owner)
@@ -159,7 +132,7 @@ class KafkaSource:
     def _wait_for_turn(self, meanwhile: Callable[[], None], patience: Patience) -> bool:
         """Join, and stand by until all partitions are ours. False when told to stop."""
         assert self._watch is not None
-        wanted = {tp.partition for tp in self._partitions}
+        wanted = set(self._names)
         idle_polls = 0  # as a member of a settled group, without partitions
         while not self._stopping():
             self._join(_JOIN_POLL_MS)
@@ -190,12 +163,6 @@ class KafkaSource:
         finally:
             self._following = False
         self._owner.warm = time.monotonic() - self._followed_s < _WARM_TURN_S
-
-    def nearest(self, positions: Mapping[int, int]) -> Mapping[int, int]:
-        return {
-            tp.partition: at if first <= (at := positions.get(tp.partition, first)) <= end else first
-            for tp, (first, end) in self._bounds().items()
-        }
 
     def _join(self, timeout_ms: int) -> None:
         """Let the group do its work. Nothing is fetched, or it is fetched again after seek()."""
@@ -242,34 +209,25 @@ class KafkaSource:
     def seek(self, positions: Mapping[int, int]) -> None:
         assert self._consumer is not None, "open before seek"
         assert self._watch is not None
-        known = {tp.partition for tp in self._partitions}
-        for partition in sorted(positions):
-            if partition not in known:
-                raise SourceGone(
-                    f"{self._topic} has {len(known)} partitions, but partition {partition} was read before: "
-                    f"it was created again. Restore it, or {START_OVER}"
-                )
+        self._check_known(positions)
         self._unrecorded = {}
         self._ahead.clear()  # replay is over
-        for tp, (first, end) in self._bounds().items():
-            offset = positions.get(tp.partition, first)
-            if tp.partition not in positions:
-                self._unrecorded[tp.partition] = offset
+        for p, (first, end) in self._bounds().items():
+            tp, offset = TopicPartition(self._topic, p), positions.get(p, first)
+            if p not in positions:
+                self._unrecorded[p] = offset
             if not first <= offset <= end:
                 raise outside(tp, offset, first, end)
             with self._still_ours():
                 self._consumer.seek(tp, offset)
-            self._next[tp.partition] = offset
+            self._next[p] = offset
         with self._still_ours():
             self._consumer.resume(*self._partitions)
         self._watch.phase = Phase.RUNNING
 
-    def _bounds(self) -> dict[TopicPartition, tuple[int, int]]:
-        assert self._watch is not None
-        try:
-            return self._watch.bounds()
-        except (KafkaError, TimeoutError) as error:
-            raise BrokerGone(f"{self._topic}: the broker does not name its offsets: {error}") from None
+    @property
+    def _partitions(self) -> list[TopicPartition]:
+        return [TopicPartition(self._topic, p) for p in self._names]
 
     def poll(self, max_records: int, timeout_s: float) -> Poll | None:
         assert self._watch is not None, "open before poll"
@@ -317,17 +275,6 @@ class KafkaSource:
                 f"{self._topic} was re-partitioned while it was read: users would change partitions, and the "
                 f"order of their events would be lost. Restore it, or {START_OVER}"
             )
-
-    def _explain_loss(self) -> NoReturn:
-        config = self._config
-        if self._watch is not None:
-            with suppress(KafkaError, BrokerGone):
-                self._watch.check_topic()
-        raise CommitUnknown(
-            f"group {config.group_id} took the partitions of {self._topic} away: this engine was silent for "
-            f"longer than kafka.session_timeout_ms = {config.session_timeout_ms}",
-            broker_away=True,
-        )
 
     def _collect(self, found: Mapping[TopicPartition, list[Any]]) -> Poll:
         """The first step also says, with empty ranges, where partitions without a record begin: a restart can

@@ -18,7 +18,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import NoReturn
 
 import numpy as np
 from confluent_kafka import KafkaError, Message
@@ -27,12 +26,12 @@ from kafka.errors import KafkaError as PythonError
 
 from ..config import Kafka
 from ..events import MANIFEST, Range, Records
-from ..kafka.admin import describe, ensure_topics, input_topic, topic_mark
-from ..kafka.client import REFUSED, Patience, close_quietly, connect, never, refused
+from ..kafka.client import REFUSED, Patience, refused
 from ..kafka.group import Beside
+from ..kafka.place import Place
 from ..kafka.reader import TRACEPARENT_BYTES_MAX
 from ..kafka.watch import Watch, outside
-from ..ports import START_OVER, BrokerGone, CommitUnknown, Phase, SourceGone, nothing
+from ..ports import START_OVER, BrokerGone, Phase, SourceGone, nothing
 from ..sources import join
 from .elector import Elector, Member
 from .errors import NO_TOPIC, OUTSIDE
@@ -52,7 +51,7 @@ _ADMIN_CLOSE_S = 2.0
 Poll = tuple[Records, tuple[Range, ...]]
 
 
-class LibrdkafkaSource:
+class LibrdkafkaSource(Place):
     """All partitions of the input topic, or none: see the head of this module.
 
     `read` works without `open` (it joins no group); everything else needs `open` and `seek` first.
@@ -63,15 +62,9 @@ class LibrdkafkaSource:
     wall_clock = True
 
     def __init__(self, config: Kafka, on_phase: Callable[[Phase], None] | None = None) -> None:
-        self._config = config
-        self.on_phase = on_phase or (lambda phase: None)
-        self._topic = input_topic(config)
-        self._stopping: Callable[[], bool] = never
-        self._names: list[int] = []
-        self.mark = ""
+        super().__init__(config, on_phase)
         self._elector: Elector | None = None
         self._partitions: Partitions | None = None
-        self._watch: Watch | None = None
         self._log: LibrdkafkaLog | None = None
         self._next: dict[int, int] = {}  # partition -> next offset to hand out
         self._unrecorded: dict[int, int] = {}  # partition -> where it begins, not yet in any step's ranges
@@ -93,23 +86,6 @@ class LibrdkafkaSource:
                 self._leave()
                 patience.pause(error)
         return False
-
-    def stopping(self) -> bool:
-        """Whether the engine was told to stop; the sink, which waits for the same broker, asks too."""
-        return self._stopping()
-
-    def _look_at_topics(self) -> bool:
-        """They are there, and which input this is. False when told to stop."""
-        if (admin := connect(self._config, self._stopping)) is None:
-            return False
-        try:
-            ensure_topics(admin, self._config)
-            topic = describe(admin, [self._topic])[self._topic]
-        finally:
-            close_quietly(admin.close, _ADMIN_CLOSE_S, "admin client")
-        self.mark = topic_mark(topic)
-        self._names = sorted(p["partition_index"] for p in topic["partitions"])
-        return True
 
     def _join(self) -> bool:
         self._partitions = Partitions(self._config, self._topic)
@@ -167,17 +143,6 @@ class LibrdkafkaSource:
         if self._elector.lost:
             self._explain_loss()
 
-    def _explain_loss(self) -> NoReturn:
-        config = self._config
-        if self._watch is not None:
-            with suppress(PythonError, BrokerGone):
-                self._watch.check_topic()
-        raise CommitUnknown(
-            f"group {config.group_id} took the partitions of {self._topic} away: this engine was silent for "
-            f"longer than kafka.session_timeout_ms = {config.session_timeout_ms}",
-            broker_away=True,
-        )
-
     def group_metadata(self) -> Member:
         """Who we are in the group, for the commit. Raises CommitUnknown when we are nobody."""
         self._check_place()
@@ -186,21 +151,10 @@ class LibrdkafkaSource:
 
     # --- the work -----------------------------------------------------------------------------------------
 
-    def nearest(self, positions: Mapping[int, int]) -> Mapping[int, int]:
-        return {
-            p: at if first <= (at := positions.get(p, first)) <= end else first
-            for p, (first, end) in self._bounds().items()
-        }
-
     def seek(self, positions: Mapping[int, int]) -> None:
         assert self._partitions is not None, "open before seek"
         assert self._watch is not None
-        for partition in sorted(positions):
-            if partition not in self._names:
-                raise SourceGone(
-                    f"{self._topic} has {len(self._names)} partitions, but partition {partition} was read before: "
-                    f"it was created again. Restore it, or {START_OVER}"
-                )
+        self._check_known(positions)
         starts = {}
         for p, (first, end) in self._bounds().items():
             starts[p] = positions.get(p, first)
@@ -211,13 +165,6 @@ class LibrdkafkaSource:
         self._partitions.move(starts)
         self._end_replay()
         self._watch.phase = Phase.RUNNING
-
-    def _bounds(self) -> dict[int, tuple[int, int]]:
-        assert self._watch is not None
-        try:
-            return {tp.partition: found for tp, found in self._watch.bounds().items()}
-        except (PythonError, TimeoutError) as error:
-            raise BrokerGone(f"{self._topic}: the broker does not name its offsets: {error}") from None
 
     def poll(self, max_records: int, timeout_s: float) -> Poll | None:
         assert self._partitions is not None, "open before poll"
