@@ -158,7 +158,7 @@ class Pipeline:
         records = self.narrator.end()
         state_hash = chain.link(
             touched, raw, scored.slots, scored.x, scored.z, moves.slot, moves.after,
-            self.segmenter.centres, self.features.fingerprint(), self.publisher.fingerprint(),
+            self.segmenter.fingerprint(), self.features.fingerprint(), self.publisher.fingerprint(),
             str(self.clock.now_ms).encode(),
         )  # fmt: skip
         manifest = Manifest(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from .events import F32, F64, I32, Manifest, Output, OutRecord, Range, Records
+from .events import F32, F64, I32, Bool, Manifest, Output, OutRecord, Range, Records
 
 State = dict[str, Any]
 """A part's state: nested dicts of numpy arrays, bytes, str, int, float, bool, None and lists of these.
@@ -76,19 +76,39 @@ class Publisher(Protocol):
     def restore(self, state: State) -> None: ...
 
 
-class Segmenter(Protocol):
-    """Embeddings -> centres. `score` reads, `learn` moves; nobody else touches the centres."""
+@dataclass(frozen=True, slots=True)
+class Intervention:
+    """A change of the centres that the learning rule would not have made: one slot now stands for another group.
 
-    k: int
+    swap    `centre` was given up where it stood (its rows belong to `into` now) and placed among those of `out_of`
+    merge   `centre` was given up, its rows belong to `into`; the slot is not in use any more (`out_of` -1)
+    split   `centre`, a slot not in use, was placed among the rows of `out_of` (`into` -1)
+    """
+
+    kind: str  # swap, merge, split
+    centre: int
+    into: int
+    out_of: int
+    reason: str  # one of the segmenter's own closed set, with underscores: a label
+    gain: float  # what it was expected to save, as a share of the inertia; 0..1
+
+
+class Segmenter(Protocol):
+    """Embeddings -> centres. `score` reads, `learn` moves, `tend` intervenes; nobody else touches the centres."""
+
+    k: int  # slots
     centres: F64  # (k, d)
-    version: int  # grows by one with every intervention (warm start, carry-over); not with learning
+    used: Bool  # (k,) slots that stand for a group; the others never win, their distances are infinite
+    version: int  # grows by one with every intervention (warm start, carry-over, swap ...); not with learning
 
     seeded: bool
 
     def seed(self, z: F32) -> None: ...  # (n, d): k-means++ from a buffer, n >= 1
     def score(self, z: F32) -> tuple[I32, F64]: ...  # (n, d) -> nearest (n,), squared distances (n, k)
     def learn(self, z: F32) -> I32: ...  # (n, d) -> label each row had just before it moved its centre
-    def carry(self, centres: F64) -> None: ...  # replace the centres (encoder publication)
+    def tend(self) -> tuple[Intervention, ...]: ...  # after `learn`: what is due, in the order it was done
+    def carry(self, centres: F64) -> None: ...  # replace the centres (publication); slots keep their meaning
+    def fingerprint(self) -> bytes: ...  # of everything later steps depend on, cheap enough for every step
     def snapshot(self) -> State: ...
     def restore(self, state: State) -> None: ...
 

@@ -12,7 +12,7 @@ import numpy as np
 from river import cluster
 
 from .events import F32, F64, I32
-from .ports import State
+from .ports import Intervention, State
 from .river_rule import VALUE_MAX, checked_centres, score_rows
 from .seeding import kmeans_plus_plus
 
@@ -39,6 +39,7 @@ class RiverSegmenter:
     def __init__(self, k: int, d: int, step: float, seed: int, p: int = 2) -> None:
         self.k, self.d, self.p = k, d, p
         self.step = float(step)
+        self.used = np.ones(k, np.bool_)
         self.seeded = False
         self.version = 0
         self.skipped = 0
@@ -69,6 +70,9 @@ class RiverSegmenter:
         self.centres = river_centres(self.model, self.d)
         return winners
 
+    def tend(self) -> tuple[Intervention, ...]:
+        return ()
+
     def carry(self, centres: F64) -> None:
         self._place(centres)
         self.seeded = True
@@ -77,6 +81,9 @@ class RiverSegmenter:
     def _place(self, centres: F64) -> None:
         self.centres = checked_centres(centres, self.k, self.d)
         self.model = river_model(self.centres, self.step, self._seed, self.p)
+
+    def fingerprint(self) -> bytes:
+        return self.centres.tobytes()
 
     def snapshot(self) -> State:
         return {

@@ -17,7 +17,7 @@ import numpy as np
 
 from . import config
 from .events import F32, F64, I32
-from .ports import Segmenter, State
+from .ports import Intervention, Segmenter, State
 from .river_rule import checked_centres, learn_rows, score_rows
 from .seeding import kmeans_plus_plus
 
@@ -42,6 +42,7 @@ class KMeans:
         self.k, self.d, self.p = k, d, p
         self.step = float(step)
         self.centres: F64 = np.zeros((k, d), np.float64)
+        self.used = np.ones(k, np.bool_)
         self.seeded = False
         self.version = 0
         self.skipped = 0  # rows never learned from, because a value was not finite
@@ -64,11 +65,18 @@ class KMeans:
         self.skipped += skipped
         return winners
 
+    def tend(self) -> tuple[Intervention, ...]:
+        """Nothing: River's rule alone decides where the centres are."""
+        return ()
+
     def carry(self, centres: F64) -> None:
-        """Replace the centres (k, d): an intervention, counted by `version`."""
+        """Replace the centres (k, d): counted by `version`."""
         self.centres = checked_centres(centres, self.k, self.d)
         self.seeded = True
         self.version += 1
+
+    def fingerprint(self) -> bytes:
+        return self.centres.tobytes()
 
     def snapshot(self) -> State:
         return {
