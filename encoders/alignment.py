@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..stream.events import F32, F64, I32
+from ..stream.events import F32, F64, I64
 
 FLOOR = 1e-4
 """Directions with less than this share of the largest variance count as having that much."""
@@ -46,7 +46,7 @@ def _power(centred: F64, power: float) -> F64:
     return result
 
 
-def carry_over(z_new: F32, z_old: F32, members: I32, centres: F64) -> F64:
+def carry_over(z_new: F32, z_old: F32, members: I64, centres: F64) -> F64:
     """Centres (k, e) for the aligned new space: each moved by the mean move of its own members, (n,) labels.
 
     A centre without members moves like the nearest row. Always finite.

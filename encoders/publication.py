@@ -108,9 +108,10 @@ class ReplayPublisher:
             return Publication(self.version, False, 1.0)
         matrix, shift = align(z_new, z_old)
         z_new = (z_new @ matrix + shift).astype(np.float32)
-        members = nearest(z_old, segmenter.centres)
+        used = np.flatnonzero(segmenter.used)
+        members = used[nearest(z_old, segmenter.centres[used])]
         centres = carry_over(z_new, z_old, members, segmenter.centres)
-        churn = float(np.mean(nearest(z_new, centres) != members))
+        churn = float(np.mean(used[nearest(z_new, centres[used])] != members))
         published = churn <= self._budget
         if published:
             segmenter.carry(centres)

@@ -22,28 +22,32 @@ encoder is another. The lead at the anchor was measured against its runner-up: e
 there, else a lower bound, and so is the part that begins with it. Only the encoder version before the
 serving one can be asked: for an older anchor the change is parted as if that version had made it, and
 without that encoder everything counts as the user's.
+
+A user who stays while the segment's id is given up is `lineage`: neither moved.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from .events import F32, F64, I32, I64, Scored
 from .membership import Moves
-from .ports import Publisher, Segmenter, State
+from .ports import Intervention, Publisher, Segmenter, State
 
-USER_BEHAVIOR, SEGMENT_MOVED, ENCODER_PUBLISHED, EXPIRY = (
+USER_BEHAVIOR, SEGMENT_MOVED, ENCODER_PUBLISHED, EXPIRY, LINEAGE = (
     "user_behavior",
     "segment_moved",
     "encoder_published",
     "expiry",
+    "lineage",
 )
 CLEAR = 0.2
 """Lead over the runner-up from which a user is clearly inside: on the line between the two, 60 : 40."""
 
-KINDS = (USER_BEHAVIOR, SEGMENT_MOVED, ENCODER_PUBLISHED, EXPIRY)
+KINDS = (USER_BEHAVIOR, SEGMENT_MOVED, ENCODER_PUBLISHED, EXPIRY, LINEAGE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +79,12 @@ class Attribution:
         """Why each of these moves happened. Called once a step after `decide`, before anything is learned."""
         self._see(publisher.version, segmenter.centres)
         n = len(moves)
-        verdict = Verdict((USER_BEHAVIOR,) * n, np.zeros(n), np.zeros(n))
-        moved = np.flatnonzero((moves.before != 0) & (moves.after != 0))
+        remapped = moves.remapped()
+        kind = tuple(LINEAGE if stays else USER_BEHAVIOR for stays in remapped.tolist())
+        verdict = Verdict(kind, np.zeros(n), np.zeros(n))
+        moved = np.flatnonzero((moves.before != 0) & (moves.after != 0) & ~remapped)
         if len(moved):
-            verdict = self._compare(moves, moved, scored, publisher)
+            verdict = self._compare(verdict, moves, moved, scored, publisher)
         self._label[moves.slot] = moves.centre_after
         self._version[moves.slot] = -1  # the next scoring in the new segment is an anchor, clear or not
         return verdict
@@ -89,7 +95,10 @@ class Attribution:
             self._previous, self._centres_version = self._centres, version
         self._centres = np.array(centres, np.float64)
 
-    def _compare(self, moves: Moves, moved: I64, scored: Scored, publisher: Publisher) -> Verdict:
+    def _compare(
+        self, verdict: Verdict, moves: Moves, moved: I64, scored: Scored, publisher: Publisher
+    ) -> Verdict:
+        """The same verdict, with its `moved` rows parted."""
         assert self._centres is not None
         slot, old, new = moves.slot[moved], moves.centre_before[moved], moves.centre_after[moved]
         row = moves.row[moved]
@@ -106,9 +115,9 @@ class Attribution:
         user_shift, model_shift = np.zeros(len(moves)), np.zeros(len(moves))
         user_shift[moved] = np.where(same, second, first)
         model_shift[moved] = np.where(same, first, second)
-        kind = np.full(len(moves), USER_BEHAVIOR, object)
-        kind[moved] = np.where(same, SEGMENT_MOVED, ENCODER_PUBLISHED)
-        kind[user_shift >= model_shift] = USER_BEHAVIOR
+        kind = np.array(verdict.kind, object)
+        of_model = np.where(same, SEGMENT_MOVED, ENCODER_PUBLISHED)
+        kind[moved] = np.where(user_shift[moved] >= model_shift[moved], USER_BEHAVIOR, of_model)
         return Verdict(tuple(kind.tolist()), user_shift, model_shift)
 
     def remember(self, scored: Scored, version: int) -> None:
@@ -125,6 +134,16 @@ class Attribution:
         self._z[slots] = scored.z[rows[anchor]]
         self._version[slots] = version
         self._lead[slots] = leads[anchor]
+
+    def intervene(self, interventions: Sequence[Intervention]) -> None:
+        """Centres stand for something else now: users of a centre given up get an anchor with its heir."""
+        for one in interventions:
+            if one.into >= 0:
+                members = np.flatnonzero(self._label == one.centre)
+                self._label[members] = one.into
+                self._version[members] = -1
+            if one.out_of >= 0 and self._previous is not None:
+                self._previous[one.centre] = self._previous[one.out_of]  # there was none: no lead either way
 
     def clear(self, slots: I32) -> None:
         """As if nobody had ever been there: what is left would be the next user's, and in no snapshot."""

@@ -4,6 +4,9 @@ Means speak of the last day or so, and every user weighs about the same in them,
 `means.py`). All rows that a step scored are learned: the silent users are part of what a segment is. Before
 the first row of a segment its mean is the population's.
 
+A segment that has just come to be is known by the rows nearest to it, until enough rows of members are there
+(`_YOUNG_ROWS`); then its name is looked at again at once.
+
 What a profile says must be true and notable: a difference that stands out among users (z) and in the plain
 numbers too (`naming.notable`). A name says first what other segments have not got.
 """
@@ -20,7 +23,7 @@ from .events import CHANNELS, F64, I32, I64, Bool, Events, Scored
 from .labels import Labels, Taste
 from .means import Means, Sightings
 from .naming import compose, family, notable, phrase, quantity
-from .ports import State
+from .ports import Intervention, State
 
 TRAITS_MAX = 6
 TASTES_MAX = 5
@@ -29,6 +32,9 @@ _Z_MIN = 0.3  # below this, a difference is not worth a word
 _DEVIATION_MIN = 1e-3  # of a scaled feature: below it is near-constant
 _NAME_LIFT = 1.5  # a label this much over-represented becomes part of the name
 _RENAME_LIFT = 3.0  # and this much, of a name that was given before the label was known
+_YOUNG_ROWS = 100.0
+FORMER_MAX = 256
+"""Names of given-up segments that are remembered for those who still have to be told."""
 _NOT_TAKEN_TO = tuple(CHANNELS.index(name) for name in ("impression", "login"))
 
 
@@ -69,7 +75,9 @@ class Catalog:
         self.sightings = Sightings()
         self._rows: F64 = np.zeros(k)  # behind the means, fading like them
         self.labels = Labels(k, config.catalog_every_rows)
-        self.segment_names = [""] * k  # by centre; "" before the first refresh
+        self.segment_names = [""] * k  # by centre; "" before the first refresh, and where there is no segment
+        self._former: dict[int, str] = {}  # segment id -> its last name, once it was given up
+        self._young: Bool = np.zeros(k, np.bool_)  # (k,) centres whose segment has few members' rows yet
         self._reasons = [""] * k  # what each name says, as "+purchase" or "-money" or "=label", by "\n"
         self._every_rows = config.catalog_every_rows
         self._rows_since = 0
@@ -78,8 +86,34 @@ class Catalog:
 
     @property
     def due(self) -> bool:
-        """Whether `membership.catalog_every_rows` rows were learned since the last refresh."""
-        return self._rows_since >= self._every_rows
+        """Whether enough was learned since the last refresh: of everybody, or of a segment that is young."""
+        grown = self._young & (self._rows >= _YOUNG_ROWS)
+        return self._rows_since >= self._every_rows or bool(grown.any())
+
+    def intervene(self, interventions: Sequence[Intervention]) -> None:
+        """Centres stand for something else now: what was known of one given up belongs to its heir."""
+        for one in interventions:
+            if one.into >= 0:
+                self._give_up(one.centre, one.into)
+            if one.out_of >= 0:
+                self._young[one.centre] = True
+
+    def _give_up(self, centre: int, heir: int) -> None:
+        for part in (self.raw, self.scaled, self.labels):
+            part.hand_over(centre, heir)
+        self._rows[heir] += self._rows[centre]
+        self._rows[centre] = 0.0
+        self._former[int(self._ids[centre])] = self.segment_names[centre]
+        for segment_id in list(self._former)[:-FORMER_MAX]:
+            del self._former[segment_id]
+        self.segment_names[centre] = self._reasons[centre] = ""
+        self._ids[centre] = 0
+        self._young[centre] = False
+
+    def names(self) -> dict[int, str]:
+        """Segment id -> name, as of the last refresh; those given up lately have their last one."""
+        pairs = zip(self._ids.tolist(), self.segment_names, strict=True)
+        return self._former | {segment_id: name for segment_id, name in pairs if segment_id}
 
     def learn(self, centre_by_slot: I32, slots: I32, events: Events, scored: Scored) -> None:
         """Learn the scored rows by the segment their users are in, and the labels of their events.
@@ -92,6 +126,7 @@ class Catalog:
         self._rows *= kept
         centres = centre_by_slot[scored.slots]  # (m,)
         placed = centres >= 0
+        centres = np.where(self._young[scored.nearest], scored.nearest, centres)
         if not placed.any():
             return
         weights = self.sightings.weigh(scored.slots[placed], len(centre_by_slot))
@@ -105,20 +140,22 @@ class Catalog:
         self.labels.learn(events.labels, slots, event_centres, touched)
 
     def refresh(self, ids: I64, sizes: I64) -> list[Profile]:
-        """Profiles of all segments, with names brought up to date. `ids`, `sizes` (k,) by centre.
+        """Profiles of all segments, with names brought up to date. `ids`, `sizes` (k,) by centre; id 0: none.
 
         A name is kept while what it says still holds, if more weakly: subscribers see few renamings.
         """
         self._ids, self._sizes, self._rows_since = ids.copy(), sizes.copy(), 0
+        self._young &= self._rows < _YOUNG_ROWS
+        live = np.flatnonzero(ids).tolist()
         z = self._z(self.scaled.known())
-        for centre in range(len(ids)):
+        for centre in live:
             if not self._still_true(centre, z[centre]):
                 self.segment_names[centre] = ""
         strength = standing(z)
-        for centre in range(len(ids)):
+        for centre in live:
             if not self.segment_names[centre]:
                 self._name(centre, z[centre], strength[centre])
-        return [self.profile(centre) for centre in range(len(ids))]
+        return [self.profile(centre) for centre in live]
 
     def profile(self, centre: int) -> Profile:
         """What is known of a segment now; its size is that of the last refresh."""
@@ -204,6 +241,9 @@ class Catalog:
             "rows_since": self._rows_since,
             "ids": self._ids.copy(),
             "sizes": self._sizes.copy(),
+            "former_ids": np.array(list(self._former), np.int64),
+            "former_names": list(self._former.values()),
+            "young": self._young.copy(),
         }
 
     def restore(self, state: State) -> None:
@@ -216,6 +256,8 @@ class Catalog:
         self._reasons = list(state["reasons"])
         self._rows_since = int(state["rows_since"])
         self._ids, self._sizes = state["ids"].copy(), state["sizes"].copy()
+        self._former = dict(zip(state["former_ids"].tolist(), state["former_names"], strict=True))
+        self._young = state["young"].copy()
 
 
 def standing(z: F64) -> F64:

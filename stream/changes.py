@@ -37,7 +37,8 @@ from .events import (
     Scored,
     Step,
 )
-from .membership import Lineage, Membership, Moves
+from .lineage import Lineage
+from .membership import Membership, Moves
 from .ports import Publisher, Segmenter
 from .users import Users
 from .values import Told, causes, change_values, lineage_value, member_value, profile_value, rfc3339
@@ -81,6 +82,7 @@ class Narrator:
         self._step = step
         self._lineage: list[tuple[Lineage, str | None]] = []  # with the name before
         self._profiles: list[Profile] = []
+        self._given_up: list[int] = []  # segment ids
         self._told: list[Told] = []
         self._rejects: Sequence[Reject] = ()
         self._reasons: dict[str, int] = dict.fromkeys(KINDS, 0)
@@ -96,6 +98,11 @@ class Narrator:
     def born(self, lineage: Sequence[Lineage]) -> None:
         self._lineage += [(fact, None) for fact in lineage]
 
+    def intervened(self, lineage: Sequence[Lineage]) -> None:
+        """Segments that ended and began because the model was rearranged."""
+        self.born(lineage)
+        self._given_up += [old for fact in lineage for old, _ in fact.remap]
+
     def moved(self, moves: Moves, scored: Scored, events: Events, slots: I32) -> None:
         """Changes as decided, before anything is learned. `slots` (n,) are the users of the events."""
         p = self._pipeline
@@ -108,12 +115,14 @@ class Narrator:
         p = self._pipeline
         if not p.membership.ids.any() or not (force or p.catalog.due):
             return
-        before = list(p.catalog.segment_names)
+        before = list(p.catalog.segment_names)  # "" where a segment has just begun
         self._profiles = p.catalog.refresh(p.membership.ids, p.membership.counts())
         for profile in self._profiles:
             was = before[profile.centre]
             if was and was != profile.name:
-                self._lineage.append((p.membership.renamed(profile.segment_id, p.clock.now_ms), was))
+                self._lineage.append(
+                    (p.membership.identities.renamed(profile.segment_id, p.clock.now_ms), was)
+                )
 
     def rejected(self, rejects: Sequence[Reject]) -> None:
         self._rejects = rejects
@@ -145,21 +154,23 @@ class Narrator:
 
     def _lineage_records(self) -> Iterator[OutRecord]:
         headers = self._headers("lineage", "/lineage")
-        names = dict(
-            zip(self._pipeline.membership.ids.tolist(), self._pipeline.catalog.segment_names, strict=True)
-        )
+        names = self._pipeline.catalog.names()
         for fact, was in self._lineage:
             key = str(fact.lineage_id).encode()
             value = orjson.dumps(lineage_value(fact, names[fact.segment_id], was))
             yield OutRecord(LINEAGE, key, value, (("ce_id", key), *headers))
 
     def _catalog_records(self) -> Iterator[OutRecord]:
+        """Tombstones of the segments that were given up, then the profiles of those there are."""
         headers = self._headers("catalog", "/catalog")
+        values: list[tuple[int, bytes | None]] = [(segment_id, None) for segment_id in self._given_up]
         for profile in self._profiles:
-            key = str(profile.segment_id).encode()
-            value = orjson.dumps(profile_value(profile, self._model(), self._pipeline.clock.now_ms))
+            value = profile_value(profile, self._model(), self._pipeline.clock.now_ms)
+            values.append((profile.segment_id, orjson.dumps(value)))
+        for segment_id, profiled in values:
+            key = str(segment_id).encode()
             ce_id = ("ce_id", b"%b:%d" % (key, self._current.number))
-            yield OutRecord(CATALOG, key, value, (ce_id, *headers))
+            yield OutRecord(CATALOG, key, profiled, (ce_id, *headers))
 
     def _change_records(self, told: Told) -> Iterator[OutRecord]:
         """Each change, and behind it the membership that follows from it."""

@@ -23,8 +23,9 @@ import orjson
 from .changes import cloud_headers
 from .digest import content_hash, output_hash
 from .events import CATALOG, CHANGES, LINEAGE, MEMBERS, Counts, Manifest, Output, OutRecord, Range
+from .lineage import Lineage
 from .manifest import encode_manifest
-from .membership import LEFT, Lineage
+from .membership import LEFT
 from .pipeline import Pipeline
 from .ports import Published
 from .values import INPUT_TOPIC, lineage_value

@@ -55,6 +55,11 @@ class Labels:
         once = np.unique(pairs, axis=0)  # (p, 3)
         np.add.at(self._counts, (once[:, 1], once[:, 2]), 1.0)
 
+    def hand_over(self, centre: int, heir: int) -> None:
+        """What was counted in a segment counts in another one from now on."""
+        self._counts[:, heir] += self._counts[:, centre]
+        self._counts[:, centre] = 0.0
+
     def _admit(self, labels: list[str]) -> I64:
         """(n,) row of each label; newcomers get free rows first, then those of the weakest; else -1."""
         new: dict[str, int] = {}

@@ -57,6 +57,14 @@ class Means:
         kept = (1.0 - step) * (self.population_variance + step * gap * gap)
         self.population_variance = kept + step * variance
 
+    def hand_over(self, group: int, heir: int) -> None:
+        """What was learned of a group belongs to another one; the group itself is as if never seen."""
+        total = self.weight[group] + self.weight[heir]
+        if total > 0:
+            self.mean[heir] += self.weight[group] / total * (self.mean[group] - self.mean[heir])
+        self.weight[heir], self.weight[group] = total, 0.0
+        self.mean[group] = 0.0
+
     def known(self) -> F64:
         """(k, d) group means, the population's where a group has no rows yet."""
         return np.where(self.weight[:, None] > 0, self.mean, self.population_mean)

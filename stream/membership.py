@@ -1,7 +1,7 @@
 """Who is in which segment: the nearest centre, made free of flapping.
 
 A model slot (centre 0..k-1) is not a segment: segments have public ids that only grow and are never used
-twice. `ids` says which segment a centre stands for today.
+twice. `ids` says which segment a centre stands for today (see `lineage.py`).
 
 The policy, per scored user:
 
@@ -14,14 +14,18 @@ The policy, per scored user:
 A silent re-scoring (rows >= `scored.touched`) confirms like any other: a user who falls silent sends no
 event, and would otherwise never drift out of "frequent buyers".
 
-Always true: a user changes at most once per step; `sizes()` equals a recount; a user's `sequence` starts at
-the number of the step that assigned it and grows by one with every change, so it never passes the step
-number and never repeats, even when a forgotten user comes back in a later step.
+When a centre is given up (`intervene`), its users belong to the one that takes over at once, but are told so
+only when they are next scored: a step can publish so much and no more. `unsettled` names those who wait.
+
+Always true: a user changes at most once per step; `segment` is `ids[centre]` except for the unsettled;
+`sizes()` equals a recount; a user's `sequence` starts at the number of the step that assigned it and grows by
+one with every change, so it never passes the step number and never repeats, even when a forgotten user comes
+back in a later step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -29,23 +33,12 @@ import numpy as np
 
 from .config import Membership as MembershipConfig
 from .events import F64, I32, I64, Bool, Scored
-from .ports import State
+from .lineage import Identities, Lineage
+from .ports import Intervention, State
 
-ASSIGNED, MOVED, LEFT = "assigned", "moved", "left"
+ASSIGNED, MOVED, REMAPPED, LEFT = "assigned", "moved", "remapped", "left"
 PROVISIONAL_EVENTS = 3
 """A placement on fewer events than this is called provisional."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lineage:
-    """What happened to a segment id: `birth`, or `rename`. Centres are neither split nor merged yet."""
-
-    lineage_id: int
-    kind: str
-    segment_id: int
-    decided_ms: int
-    parents: tuple[int, ...] = ()
-    remap: tuple[tuple[int, int], ...] = ()  # (old segment id, new segment id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +62,16 @@ class Moves:
     def __len__(self) -> int:
         return len(self.slot)
 
+    def remapped(self) -> Bool:
+        """(m',) users who stay where they are, while their segment's id was given up."""
+        return (self.centre_before == self.centre_after) & (self.before != 0)
+
     def transitions(self) -> list[str]:
-        """(m',) assigned, moved or left."""
+        """(m',) assigned, moved, remapped or left."""
+        columns = zip(self.before.tolist(), self.after.tolist(), self.remapped().tolist(), strict=True)
         return [
-            ASSIGNED if before == 0 else LEFT if after == 0 else MOVED
-            for before, after in zip(self.before.tolist(), self.after.tolist(), strict=True)
+            ASSIGNED if before == 0 else LEFT if after == 0 else REMAPPED if remapped else MOVED
+            for before, after, remapped in columns
         ]
 
     def take(self, keep: Bool | I64) -> Moves:
@@ -86,9 +84,8 @@ class Membership:
     def __init__(self, config: MembershipConfig, users_max: int, k: int) -> None:
         self._config = config
         self.k = k
-        self.ids: I64 = np.zeros(k, np.int64)  # (k,) public id of each centre; 0 before `begin`
-        self.next_id = 1
-        self.next_lineage_id = 1
+        self.identities = Identities(k)
+        self._waiting = False  # some user may be unsettled
         self._counts: I64 = np.zeros(k, np.int64)  # (k,) users per centre
         self.centre: I32 = np.full(users_max, -1, np.int32)
         self.segment: I64 = np.zeros(users_max, np.int64)
@@ -97,21 +94,41 @@ class Membership:
         self.since_ms: I64 = np.zeros(users_max, np.int64)
         self.sequence: I64 = np.zeros(users_max, np.int64)
 
-    def begin(self, now_ms: int) -> tuple[Lineage, ...]:
-        """Give every centre its first segment id; the births. Called once, when the centres are seeded."""
-        assert not self.ids.any(), f"begin() again: centres already stand for segments {self.ids}"
-        births = []
-        for centre in range(self.k):
-            births.append(Lineage(self.next_lineage_id, "birth", self.next_id, now_ms))
-            self.ids[centre] = self.next_id
-            self.next_id += 1
-            self.next_lineage_id += 1
-        return tuple(births)
+    @property
+    def ids(self) -> I64:
+        """(k,) public id of each centre; 0 before `begin`, and for a centre not in use."""
+        return self.identities.ids
 
-    def renamed(self, segment_id: int, now_ms: int) -> Lineage:
-        """A segment's name changed: the fact that says so."""
-        self.next_lineage_id += 1
-        return Lineage(self.next_lineage_id - 1, "rename", segment_id, now_ms)
+    def begin(self, now_ms: int, used: Bool | None = None) -> tuple[Lineage, ...]:
+        """Give every centre in use (k,), all by default, its first segment id; the births. Called once."""
+        return self.identities.begin(np.ones(self.k, np.bool_) if used is None else used, now_ms)
+
+    def intervene(self, interventions: Sequence[Intervention], now_ms: int) -> tuple[Lineage, ...]:
+        """Centres stand for something else now: new ids, and users of a centre given up go to its heir."""
+        facts: list[Lineage] = []
+        for one in interventions:
+            if one.into >= 0:
+                self._hand_over(one.centre, one.into)
+            facts += self.identities.intervened(one, now_ms)
+            doubtful = self._pending == one.centre  # what they were about to move to is elsewhere now
+            self._pending[doubtful] = -1
+            self._confirmed[doubtful] = 0
+        return tuple(facts)
+
+    def _hand_over(self, centre: int, heir: int) -> None:
+        members = np.flatnonzero(self.centre == centre)
+        self.centre[members] = heir
+        self._counts[heir] += len(members)
+        self._counts[centre] = 0
+        self._waiting |= len(members) > 0
+
+    def unsettled(self, most: int) -> I32:
+        """(n,) users who have not been told yet that their segment was given up: the first `most` slots."""
+        if not self._waiting:
+            return np.empty(0, np.int32)
+        waiting = np.flatnonzero((self.centre >= 0) & (self.segment != self.ids[self.centre]))
+        self._waiting = len(waiting) > 0
+        return waiting[:most].astype(np.int32)
 
     def decide(self, scored: Scored, events_seen: I64, now_ms: int, step_number: int) -> Moves:
         """Place the m scored users; `events_seen` (m,). The changes, in the order of `scored`."""
@@ -122,12 +139,13 @@ class Membership:
         again = self._pending[slots] == nearest
         confirmed = np.where(nearer, np.where(again, self._confirmed[slots] + 1, 1), 0)  # (m,)
         stayed = now_ms - self.since_ms[slots] >= self._config.dwell_ms
-        changes = first | (nearer & stayed & (confirmed >= self._config.confirmations))
-        waits = nearer & ~changes
+        goes = first | (nearer & stayed & (confirmed >= self._config.confirmations))
+        waits = nearer & ~goes
         self._pending[slots] = np.where(waits, nearest, -1)
         self._confirmed[slots] = np.where(waits, confirmed, 0)
-        rows = np.flatnonzero(changes)
-        moves = self._moves(rows, scored, events_seen, now_ms, step_number)
+        target = np.where(goes, nearest, current)  # (m,)
+        rows = np.flatnonzero(self.ids[target] != self.segment[slots])
+        moves = self._moves(rows, target[rows], scored, events_seen, now_ms, step_number)
         self._apply(moves)
         return moves
 
@@ -138,11 +156,14 @@ class Membership:
         d_current = np.sqrt(scored.distances[rows, current])
         return (scored.nearest != current) & (d_new <= (1.0 - self._config.margin) * d_current)
 
-    def _moves(self, rows: I64, scored: Scored, events_seen: I64, now_ms: int, step_number: int) -> Moves:
+    def _moves(
+        self, rows: I64, target: I32, scored: Scored, events_seen: I64, now_ms: int, step_number: int
+    ) -> Moves:
+        """The changes of these rows (m',) of `scored` to these centres (m',)."""
         slots = scored.slots[rows]
         before = self.segment[slots]
-        centre_after = scored.nearest[rows].astype(np.int32)
-        margin, score = confidence(scored.distances[rows])
+        centre_after = target.astype(np.int32)
+        margin, score = confidence(scored.distances[rows], centre_after)
         seen = events_seen[rows].astype(np.int64)
         return Moves(
             row=rows,
@@ -204,9 +225,15 @@ class Membership:
             getattr(self, name)[slots] = empty
 
     def sizes(self) -> dict[int, int]:
-        """Users per public segment id, in order of ids; empty before `begin`."""
-        pairs = sorted(zip(self.ids.tolist(), self._counts.tolist(), strict=True))
-        return {segment: count for segment, count in pairs if segment}
+        """Users per public segment id, in order of ids; empty before `begin`.
+
+        An id that was given up is named as long as somebody is still to be told.
+        """
+        counts = dict(zip(self.ids.tolist(), self._counts.tolist(), strict=True))
+        if len(self.unsettled(1)):
+            segments, sizes = np.unique(self.segment[self.segment != 0], return_counts=True)
+            counts = dict.fromkeys(counts, 0) | dict(zip(segments.tolist(), sizes.tolist(), strict=True))
+        return {segment: counts[segment] for segment in sorted(counts) if segment}
 
     def counts(self) -> I64:
         """(k,) users per centre."""
@@ -216,19 +243,16 @@ class Membership:
         placed = np.flatnonzero(self.centre >= 0)
         used = int(placed[-1]) + 1 if len(placed) else 0  # slots above are empty
         state: dict[str, Any] = {name: getattr(self, name)[:used].copy() for name in _SLABS}
-        state |= {"ids": self.ids.copy(), "counts": self._counts.copy()}
-        state |= {"next_id": self.next_id, "next_lineage_id": self.next_lineage_id}
-        return state
+        return state | {"counts": self._counts.copy(), "identities": self.identities.snapshot()}
 
     def restore(self, state: State) -> None:
         for name, empty in _SLABS.items():
             slab = getattr(self, name)
             slab[:] = empty
             slab[: len(state[name])] = state[name]
-        self.ids = state["ids"].copy()
         self._counts = state["counts"].copy()
-        self.next_id = int(state["next_id"])
-        self.next_lineage_id = int(state["next_lineage_id"])
+        self._waiting = True  # `unsettled` looks again
+        self.identities.restore(state["identities"])
 
 
 _SLABS: Mapping[str, int] = {
@@ -242,21 +266,24 @@ _SLABS: Mapping[str, int] = {
 """Slabs by user slot, and what an empty slot holds."""
 
 
-def confidence(distances: F64) -> tuple[F64, F64]:
-    """Margin and score of the nearest centre, from squared distances (n, k) -> (n,), (n,), both 0..1.
+def confidence(distances: F64, chosen: I32) -> tuple[F64, F64]:
+    """Margin and score of the chosen centres (n,), from squared distances (n, k) -> (n,), (n,), both 0..1.
 
-    margin = (d_2 - d_1) / d_2 with d_1, d_2 the two smallest distances; 1 where there is one centre.
-    score is the fuzzy c-means degree of membership with fuzzifier 2 (Bezdek 1981): the share that 1 / d_1^2
-    has in the sum of 1 / d_i^2. It orders placements by how clear they are, whatever the scale of the
-    embedding; it is not a calibrated probability, and it falls as segments grow in number.
+    margin = (d_2 - d_1) / d_2 with d_1 the distance to the chosen centre and d_2 the smallest of the others;
+    1 where there is no other, 0 where another is nearer. score is the fuzzy c-means degree of membership
+    with fuzzifier 2 (Bezdek 1981): the share that 1 / d_1^2 has in the sum of 1 / d_i^2. It orders placements
+    by how clear they are, whatever the scale of the embedding; it is not a calibrated probability, and it
+    falls as segments grow in number.
     """
     n, k = distances.shape
     if k == 1 or n == 0:
         return np.ones(n), np.ones(n)
-    two = np.partition(distances, 1, axis=1)[:, :2]  # (n, 2) smallest first
-    best, second = two[:, 0], two[:, 1]
+    rows = np.arange(n)
     tiny = np.finfo(np.float64).tiny
-    margin = 1.0 - np.sqrt(best / np.maximum(second, tiny))
-    margin = np.where(second > 0, margin, 0.0)
-    ratio = np.maximum(best, tiny)[:, None] / np.maximum(distances, tiny)  # (n, k) in (0, 1]
-    return margin, 1.0 / ratio.sum(axis=1)
+    own = distances[rows, chosen]
+    others = distances.copy()
+    others[rows, chosen] = np.inf
+    second = others.min(axis=1)
+    margin = np.where(second > 0, 1.0 - np.sqrt(own / np.maximum(second, tiny)), 0.0)
+    ratio = np.maximum(own, tiny)[:, None] / np.maximum(distances, tiny)  # (n, k)
+    return np.maximum(margin, 0.0), 1.0 / ratio.sum(axis=1)

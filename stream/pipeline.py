@@ -31,6 +31,9 @@ from .warmup import Warmup
 from .windows import window_start_ms
 from .wire import Decoder
 
+UNTOLD_MAX = 1024
+"""Users told per step, beyond those it scores anyway, that their segment was given up."""
+
 
 class Pipeline:
     """step(step) -> Output; owns all state. The same state and step give the same bytes, anywhere."""
@@ -81,6 +84,7 @@ class Pipeline:
         with self.probe("warm"):
             started = self._warm_start(touched, raw, step)
         with self.probe("score"):
+            intervened = self._tend()
             scored = self._score(touched, raw, everybody=started or step.closing)  # (m, ...)
             moves = self._decide(scored, step)
             self.narrator.moved(moves, scored, events, slots)
@@ -88,7 +92,7 @@ class Pipeline:
             publication = self._learn(scored)
             self.catalog.learn(self.membership.centre, slots, events, scored)
         with self.probe("changes"):
-            self.narrator.profiles(force=started or step.closing)
+            self.narrator.profiles(force=started or intervened or step.closing)
             self.narrator.rejected(rejects)
             counts = count(step, decoded, admitted, rejects)
             return self._sign(step, counts, touched, raw, scored, moves, publication)
@@ -114,14 +118,27 @@ class Pipeline:
         x = self.features.scale(buffer)  # (w, d)
         self.publisher.warm(x)
         self.segmenter.seed(self.publisher.encode(x))
-        self.narrator.born(self.membership.begin(self.clock.now_ms))
+        self.narrator.born(self.membership.begin(self.clock.now_ms, self.segmenter.used))
         return True
+
+    def _tend(self) -> bool:
+        """Let the segmenter rearrange its centres, and everybody who names them follow. Before anything is scored."""
+        if not self.warmup.done:
+            return False
+        interventions = self.segmenter.tend()
+        if interventions:
+            self.narrator.intervened(self.membership.intervene(interventions, self.clock.now_ms))
+            self.attribution.intervene(interventions)
+            self.catalog.intervene(interventions)
+        return bool(interventions)
 
     def _score(self, touched: I32, raw: F32, everybody: bool) -> Scored:
         """The users this step scores: the touched ones and silent ones whose windows moved."""
         if not self.warmup.done:
             return Scored.none(self.features.d, self.publisher.d_out, self.segmenter.k)
         silent = self.users.silent(touched, self.features, self.clock.now_ms, everybody)
+        untold = np.setdiff1d(self.membership.unsettled(UNTOLD_MAX), touched)
+        silent = np.union1d(silent, untold)
         raw = np.concatenate([raw, self.features.rows(silent, self.users, self.clock.now_ms)])  # (m, d)
         x = self.features.scale(raw)  # (m, d)
         z = self.publisher.encode(x)  # (m, d) -> (m, e)
@@ -173,8 +190,8 @@ class Pipeline:
             versions=self.versions(),
             watermark_ms=self.clock.watermark_ms,
             counts=counts,
-            next_segment_id=self.membership.next_id,
-            next_lineage_id=self.membership.next_lineage_id,
+            next_segment_id=self.membership.identities.next_id,
+            next_lineage_id=self.membership.identities.next_lineage_id,
             previous_hash=chain.manifest_hash,
             output_hash=output_hash(records),
             state_hash=state_hash,
@@ -184,8 +201,8 @@ class Pipeline:
 
     def begin_epoch(self, opening: Manifest) -> None:
         """Go on after a step that begins an epoch: fresh in everything but what must never repeat."""
-        self.membership.next_id = opening.next_segment_id
-        self.membership.next_lineage_id = opening.next_lineage_id
+        self.membership.identities.next_id = opening.next_segment_id
+        self.membership.identities.next_lineage_id = opening.next_lineage_id
         self.chain.follow(opening)
 
     # --- what others may ask -----------------------------------------------------------------------------
@@ -202,6 +219,8 @@ class Pipeline:
             return True
         if not self.warmup.done:
             return self.warmup.due(now_ms)
+        if len(self.membership.unsettled(1)):
+            return True
         return self._sweeps and bool(self.features.due(live, now_ms).any())
 
     def versions(self) -> dict[str, str | int]:

@@ -17,7 +17,8 @@ from .attribution import Verdict
 from .catalog import Catalog, Profile
 from .events import F64, I32, I64, Bool, Events, Records, Scored
 from .explain import INTEREST, explain, rounded
-from .membership import LEFT, Lineage, Moves
+from .lineage import Lineage
+from .membership import LEFT, REMAPPED, Moves
 from .users import ANONYMOUS
 
 Value = dict[str, Any]
@@ -85,12 +86,12 @@ def rfc3339(time_ms: int) -> str:
 def change_values(told: Told, records: Records, catalog: Catalog, decided_ms: int) -> Iterator[Value]:
     """Values of `segment.changes`, one per move, each built when it is asked for."""
     m = told.moves
-    names = [*catalog.segment_names, None]  # the last one, -1, is no segment
+    names = catalog.names()
     columns = zip(
         told.names,
         m.transitions(),
-        _sides(m.before, m.centre_before, m.before_since_ms, names),
-        _sides(m.after, m.centre_after, m.since_ms, names),
+        _sides(m.before, m.before_since_ms, names),
+        _sides(m.after, m.since_ms, names),
         _reasons(told.verdict),
         _confidences(m),
         _explanations(told, catalog),
@@ -106,7 +107,7 @@ def change_values(told: Told, records: Records, catalog: Catalog, decided_ms: in
             "to": target,
             "reason": reason,
             "confidence": None if transition == LEFT else confidence,
-            "explanation": explanation,
+            "explanation": None if transition == REMAPPED else explanation,
             "model": told.model,
             "position": position,
             "times": {"event_time": event_time, "decided_time": decided_ms},
@@ -123,9 +124,9 @@ def _where(present: Bool, values: I64 | I32) -> list[int | None]:
     return [value if here else None for here, value in _rows(present, values)]
 
 
-def _sides(ids: I64, centres: I32, since_ms: I64, names: Sequence[str | None]) -> Iterator[Value | None]:
-    for segment, centre, since in _rows(ids, centres, since_ms):
-        yield {"segment_id": segment, "name": names[centre], "since": since} if segment else None
+def _sides(ids: I64, since_ms: I64, names: Mapping[int, str]) -> Iterator[Value | None]:
+    for segment, since in _rows(ids, since_ms):
+        yield {"segment_id": segment, "name": names[segment], "since": since} if segment else None
 
 
 def _reasons(verdict: Verdict) -> Iterator[Value]:

@@ -229,6 +229,7 @@ def test_the_pipeline_order_works_on_a_stage():
         "segment_moved": 1,
         "encoder_published": 0,
         "expiry": 0,
+        "lineage": 0,
     }
 
 

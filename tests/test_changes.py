@@ -210,6 +210,7 @@ def test_reasons_are_counted_per_step():
         "segment_moved": 0,
         "encoder_published": 0,
         "expiry": 1,
+        "lineage": 0,
     }
 
 

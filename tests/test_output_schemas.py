@@ -47,7 +47,7 @@ def body(record):
 
 
 def check(record):
-    if record.value is None and record.topic == MEMBERS:
+    if record.value is None and record.topic in (MEMBERS, CATALOG):
         return
     VALIDATORS[record.topic].validate(body(record))
 

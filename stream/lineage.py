@@ -1,0 +1,85 @@
+"""Which public segment a model's centre stands for, and every fact about segments that came to be or ended.
+
+A centre is a slot of the model; what it stands for can change (`ports.Intervention`). A segment id stands for
+one group of people, only grows, and is never used twice. So an intervention ends one id and begins another:
+
+    given up    `merge`: the members of the old id are from now on members of the survivor; `remap` says so
+    placed      `split`: a new id, drawn from among the members of its parent, who move by themselves
+    warm start  `birth`; a new epoch: `death`; another name: `rename`
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .events import I64, Bool
+from .ports import Intervention, State
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """What happened to a segment id: birth, split, merge, rename, death. `merge` names the survivor."""
+
+    lineage_id: int
+    kind: str
+    segment_id: int
+    decided_ms: int
+    parents: tuple[int, ...] = ()
+    remap: tuple[tuple[int, int], ...] = ()  # (old segment id, new segment id)
+
+
+class Identities:
+    """Segment ids by centre. Ids of segments and of lineage facts start at 1 and only grow."""
+
+    def __init__(self, k: int) -> None:
+        self.ids: I64 = np.zeros(k, np.int64)  # (k,) 0: the centre stands for no segment
+        self.next_id = 1
+        self.next_lineage_id = 1
+
+    def begin(self, used: Bool, now_ms: int) -> tuple[Lineage, ...]:
+        """Give every centre in use (k,) its first segment id. Called once, when the centres are seeded."""
+        assert not self.ids.any(), f"begin() again: centres already stand for segments {self.ids}"
+        return tuple(self._born(centre, "birth", now_ms, ()) for centre in np.flatnonzero(used).tolist())
+
+    def renamed(self, segment_id: int, now_ms: int) -> Lineage:
+        """A segment's name changed: the fact that says so."""
+        return self._fact("rename", segment_id, now_ms)
+
+    def intervened(self, one: Intervention, now_ms: int) -> tuple[Lineage, ...]:
+        """What an intervention means for segments: a merge, a split, or one after the other."""
+        facts = []
+        if one.into >= 0:
+            old, survivor = int(self.ids[one.centre]), int(self.ids[one.into])
+            assert old, f"centre {one.centre} was given up, but stands for no segment"
+            assert survivor, f"centre {one.into} takes over, but stands for no segment"
+            self.ids[one.centre] = 0
+            facts.append(self._fact("merge", survivor, now_ms, (survivor, old), ((old, survivor),)))
+        if one.out_of >= 0:
+            facts.append(self._born(one.centre, "split", now_ms, (int(self.ids[one.out_of]),)))
+        return tuple(facts)
+
+    def _born(self, centre: int, kind: str, now_ms: int, parents: tuple[int, ...]) -> Lineage:
+        assert not self.ids[centre], f"centre {centre} still stands for segment {self.ids[centre]}"
+        self.ids[centre] = self.next_id
+        self.next_id += 1
+        return self._fact(kind, self.next_id - 1, now_ms, parents)
+
+    def _fact(
+        self,
+        kind: str,
+        segment_id: int,
+        now_ms: int,
+        parents: tuple[int, ...] = (),
+        remap: tuple[tuple[int, int], ...] = (),
+    ) -> Lineage:
+        self.next_lineage_id += 1
+        return Lineage(self.next_lineage_id - 1, kind, segment_id, now_ms, parents, remap)
+
+    def snapshot(self) -> State:
+        return {"ids": self.ids.copy(), "next_id": self.next_id, "next_lineage_id": self.next_lineage_id}
+
+    def restore(self, state: State) -> None:
+        self.ids = state["ids"].copy()
+        self.next_id, self.next_lineage_id = int(state["next_id"]), int(state["next_lineage_id"])
