@@ -17,6 +17,7 @@ class Published(Encoder, Protocol):
 
     epochs: int  # passes over the warm-up buffer that help it; 0: it never changes, never publishes again
 
+    def start(self, x: F32) -> None: ...  # (n, d_in): a first look at the warm-up buffer, before any learning
     def publish(self, matrix: F64 | None = None, shift: F64 | None = None) -> int:
         """Let z @ matrix + shift serve, z being the candidate's embedding; the new version."""
 
@@ -24,6 +25,15 @@ class Published(Encoder, Protocol):
     def parts(
         self,
     ) -> Sequence[NDArray[Any]]: ...  # all arrays that later steps depend on, for the fingerprint
+
+
+def leading(covariance: F64, dim: int) -> tuple[F64, F64]:
+    """The `dim` largest variances (dim,) and their directions (d, dim), each with its largest entry positive."""
+    values, vectors = np.linalg.eigh(covariance)  # ascending
+    directions = vectors[:, ::-1][:, :dim]
+    largest = np.abs(directions).argmax(axis=0)
+    signs = np.where(directions[largest, np.arange(directions.shape[1])] < 0, -1.0, 1.0)
+    return values[::-1][:dim], directions * signs
 
 
 def fold(weight: F32, bias: F32, matrix: F64 | None, shift: F64 | None) -> tuple[F32, F32]:

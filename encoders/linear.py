@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..stream.events import F32, F64
 from ..stream.ports import State
-from .base import fold
+from .base import fold, leading
 from .kernels import affine
 
 MEMORY_ROWS = 65_536
@@ -48,6 +48,9 @@ class Linear:
     def encode_previous(self, x: F32) -> F32 | None:
         return None if self._previous is None else affine(x, *self._previous)
 
+    def start(self, x: F32) -> None:
+        """Nothing: one pass over the buffer is all there is to learn from it."""
+
     def learn(self, x: F32) -> float:
         """Add a batch; the share of its variance that the serving copy does not see, before learning."""
         rows = x.astype(np.float64)
@@ -67,11 +70,8 @@ class Linear:
 
     def _candidate(self) -> tuple[F32, F32]:
         """Weight (d_in, d_out) and bias of the leading components."""
-        _, vectors = np.linalg.eigh(self._covariance)  # ascending
-        leading = vectors[:, ::-1][:, : self.d_out]
-        largest = np.abs(leading).argmax(axis=0)
-        leading = leading * np.where(leading[largest, np.arange(self.d_out)] < 0, -1.0, 1.0)
-        return np.ascontiguousarray(leading, np.float32), (-self._mean @ leading).astype(np.float32)
+        _, directions = leading(self._covariance, self.d_out)
+        return np.ascontiguousarray(directions, np.float32), (-self._mean @ directions).astype(np.float32)
 
     def publish(self, matrix: F64 | None = None, shift: F64 | None = None) -> int:
         if self.version:

@@ -22,8 +22,8 @@ from .base import Published
 from .kernels import nearest
 from .replay import Reservoir
 
-STEPS_MAX = 8
-"""Gradient steps per call: beyond 8 half-batches of rows, load turns into subsampling, not into lag."""
+STEPS_MAX = 4
+"""Gradient steps per call: beyond 4 half-batches of rows, load turns into subsampling, not into lag."""
 
 
 class ReplayPublisher:
@@ -64,6 +64,8 @@ class ReplayPublisher:
         """
         x = _finite(x)
         self._replay.add(x)
+        if len(x):
+            self._encoder.start(x)
         batch = max(1, min(2 * self._half, len(x)))
         starts = range(0, len(x), batch)
         for _ in range(min(self._encoder.epochs, max(1, self._warmup_steps // max(1, len(starts))))):

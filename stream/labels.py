@@ -7,8 +7,10 @@ in this step than the weakest still counts for; else it is not counted. Labels a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 
@@ -45,27 +47,29 @@ class Labels:
         `rows` is how far the decay moves on.
         """
         self._counts *= 0.5 ** (rows / self._half_life_rows)
-        trimmed = [label[:LABEL_CHARS_MAX] for label in labels]
-        keep = (centres >= 0) & np.fromiter((label != "" for label in trimmed), np.bool_, len(trimmed))
-        if not keep.any():
-            return
-        ids = self._admit([trimmed[i] for i in np.flatnonzero(keep).tolist()])  # (n',)
-        known = ids >= 0
-        pairs = np.stack([slots[keep][known], ids[known], centres[keep][known]], axis=1).astype(np.int64)
-        once = np.unique(pairs, axis=0)  # (p, 3)
-        np.add.at(self._counts, (once[:, 1], once[:, 2]), 1.0)
+        ids, counted = self._ids(labels), centres >= 0
+        unknown = [i for i in np.flatnonzero((ids < 0) & counted).tolist() if labels[i]]
+        if unknown:
+            labels = [label[:LABEL_CHARS_MAX] for label in labels]
+            self._admit(Counter(labels[i] for i in unknown if labels[i] not in self._index))
+            ids = self._ids(labels)
+        counted &= ids >= 0
+        k = self._counts.shape[1]
+        cells = ids[counted] * k + centres[counted]
+        once = np.unique(slots[counted] * np.int64(self._counts.size) + cells)  # a user counts once in a cell
+        np.add.at(self._counts.reshape(-1), once % self._counts.size, 1.0)
+
+    def _ids(self, labels: Sequence[str]) -> I64:
+        """(n,) row of each label, -1 where it has none."""
+        return np.fromiter(map(self._index.get, labels, repeat(-1)), np.int64, len(labels))
 
     def hand_over(self, centre: int, heir: int) -> None:
         """What was counted in a segment counts in another one from now on."""
         self._counts[:, heir] += self._counts[:, centre]
         self._counts[:, centre] = 0.0
 
-    def _admit(self, labels: list[str]) -> I64:
-        """(n,) row of each label; newcomers get free rows first, then those of the weakest; else -1."""
-        new: dict[str, int] = {}
-        for label in labels:
-            if label not in self._index:
-                new[label] = new.get(label, 0) + 1
+    def _admit(self, new: Counter[str]) -> None:
+        """Newcomers get free rows first, then those of the weakest, or none."""
         ranked = sorted(new.items(), key=lambda item: -item[1])  # stable: first seen first
         free = self._labels_max - len(self._labels)
         for label, _ in ranked[:free]:
@@ -73,7 +77,6 @@ class Labels:
             self._labels.append(label)
         if len(ranked) > free:
             self._replace(ranked[free:])
-        return np.fromiter((self._index.get(label, -1) for label in labels), np.int64, len(labels))
 
     def _replace(self, ranked: list[tuple[str, int]]) -> None:
         totals = self._counts.sum(axis=1)

@@ -7,6 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from threadpoolctl import threadpool_limits
+
+from .committing import Beside
 from .config import Config, Kafka
 from .engine import Engine
 from .forked import ForkedStore
@@ -25,9 +28,11 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS
 
 def one_thread() -> None:
     """One thread for BLAS, OpenMP and torch: spin barriers cost 2-130x on a small busy machine, and one
-    thread makes results reproducible. Call before numpy is imported for the variables to matter."""
+    thread makes results reproducible. Libraries read the variables when they are loaded; those that are
+    loaded already (numpy, by the imports above) are told directly."""
     for variable in _THREAD_VARIABLES:
         os.environ.setdefault(variable, "1")
+    threadpool_limits(1)
 
 
 def build_pipeline(config: Config, probe: Probe = no_probe) -> Pipeline:
@@ -105,4 +110,5 @@ def build_engine(
 ) -> Engine:
     source, sink = ports
     pipeline = build_pipeline(config, observer.stage)
-    return Engine(config, pipeline, source, sink, build_store(config), observer, fresh=fresh)
+    store = build_store(config)
+    return Engine(config, pipeline, source, sink, store, observer, fresh=fresh, committing=Beside())

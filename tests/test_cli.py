@@ -48,13 +48,13 @@ def _events(path: Path, count: int = 40) -> Path:
     return path
 
 
-@pytest.mark.parametrize("verb", [*cli.VERBS, "bench pipeline"])
+@pytest.mark.parametrize("verb", [*cli.VERBS, "bench pipeline", "eval clustering"])
 def test_every_verb_has_help_and_json(verb):
     """What each verb does can be asked for, and its result can be read by a program."""
     done = CliRunner().invoke(cli.shoal, [*verb.split(), "--help"])
     assert done.exit_code == 0
     assert "Usage" in done.output
-    assert "--json" in done.output or verb == "bench"  # its sub-verbs have it
+    assert "--json" in done.output or verb in {"bench", "eval"}  # their sub-verbs have it
 
 
 @pytest.mark.parametrize(("typed", "said"), [("runn", "did you mean 'run'"), ("nosuch", "known: run, demo")])
@@ -329,3 +329,16 @@ def test_simulate_checks_the_configuration_even_where_it_is_not_used(capsys):
     code, _, err = _main("simulate", "--events", "5", "--set", "foo.bar=1", capsys=capsys)
     assert code == 2
     assert "foo" in err
+
+
+def test_one_thread_holds_for_libraries_that_were_loaded_before_it_was_asked_for():
+    """numpy's BLAS reads its variables when it is imported, which is before any verb can say anything."""
+    code = (
+        "import numpy, threadpoolctl\n"
+        "from shoal.stream.wiring import one_thread\n"
+        "one_thread()\n"
+        "print(*{pool['num_threads'] for pool in threadpoolctl.threadpool_info()})"
+    )
+    clean = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=clean)
+    assert done.stdout.split() == ["1"]

@@ -48,6 +48,9 @@ class Turning:
         self.turn, self.version, self.batches = turn, 0, []
         self.serving = np.eye(D), np.zeros(D)
 
+    def start(self, x):
+        pass
+
     def encode(self, x):
         return (x @ self.serving[0] + self.serving[1]).astype(np.float32)
 
