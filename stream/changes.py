@@ -14,6 +14,7 @@ why a user moved, versions of the models that decided) is read when the pipeline
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -139,6 +140,10 @@ class Narrator:
     def changes_by_reason(self) -> dict[str, int]:
         """How many changes this step had, by reason; every reason is named."""
         return dict(self._reasons)
+
+    def lineage_by_kind(self) -> dict[str, int]:
+        """How many facts of each kind this step had; those that occur."""
+        return dict(Counter(fact.kind for fact, _ in self._lineage))
 
     def _tell(self, moves: Moves, verdict: Verdict, scored: Scored | None, cause: I64, time_ms: I64) -> None:
         if len(moves):

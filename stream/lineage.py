@@ -17,10 +17,12 @@ import numpy as np
 from .events import I64, Bool
 from .ports import Intervention, State
 
+KINDS = ("birth", "split", "merge", "rename", "death")
+
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """What happened to a segment id: birth, split, merge, rename, death. `merge` names the survivor."""
+    """What happened to a segment id: one of KINDS. `merge` names the survivor."""
 
     lineage_id: int
     kind: str

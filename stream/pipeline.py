@@ -237,6 +237,7 @@ class Pipeline:
             "users": len(self.users),
             "sizes": self.membership.sizes(),
             "changes": self.narrator.changes_by_reason(),
+            "lineage": self.narrator.lineage_by_kind(),
             "moved": int(((moves.before > 0) & (moves.after > 0)).sum()),
             "loss": self.publisher.loss,
             "encoder_version": self.publisher.version,

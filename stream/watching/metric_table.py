@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..events import CATALOG, CHANGES, CHANNELS, LINEAGE, MEMBERS, REJECTED, Reason
+from ..lineage import KINDS
 from ..ports import Phase
 
 SERIES_MAX = 200
@@ -127,6 +128,7 @@ METRICS: tuple[Metric, ...] = (
     _gauge("shoal_live_centres", "segments with at least one member"),
     _lazy("shoal_segment_users", "members by size rank, 1 is the largest segment", "rank", RANK_LABELS),
     _counter("shoal_changes_total", "segment changes decided", "reason", CHANGE_REASONS),
+    _counter("shoal_lineage_total", "segments that came to be, were merged, renamed or ended", "kind", KINDS),
     _gauge("shoal_churn_per_1000_events", "users that moved, per 1,000 of the latest 10,000 events", UNKNOWN),
     # --- recovery
     Metric("shoal_phase", "gauge", "1 for the phase the engine is in", ("phase",), _column(*Phase)),

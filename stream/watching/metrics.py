@@ -192,6 +192,9 @@ class Metrics:
         for reason, n in changes.items():
             known = reason if reason in CHANGE_REASONS else "other"
             self._made["shoal_changes_total"].labels(known).inc(n)
+        lineage: Mapping[str, int] = gauges.get("lineage", {})
+        for kind, n in lineage.items():
+            self._made["shoal_lineage_total"].labels(kind).inc(n)
         self._set_churn(output.counts.accepted, gauges.get("moved", 0))
 
     def _rank(self, ranked: list[int]) -> None:
