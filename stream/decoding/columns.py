@@ -9,7 +9,7 @@ subtracts follows from its type alone, so shops' negative amounts on cancellatio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import xxhash
@@ -65,11 +65,9 @@ def _money(event: Event) -> float:
     """`value`, or else what the priced items sum to. May be infinite."""
     if event.value is not None:
         return event.value
-    if not event.items:
-        return 0.0
-    return sum(
-        abs(item.price * (1.0 if item.quantity is None else item.quantity))
-        for item in event.items
+    return _summed(
+        item.price * (1.0 if item.quantity is None else item.quantity)
+        for item in event.items or ()
         if item.price is not None
     )
 
@@ -78,9 +76,15 @@ def _quantity(event: Event) -> float:
     """`quantity`, or else the sum over the items that state one. May be infinite."""
     if event.quantity is not None:
         return event.quantity
-    if not event.items:
-        return 0.0
-    return sum(abs(item.quantity) for item in event.items if item.quantity is not None)
+    return _summed(item.quantity for item in event.items or () if item.quantity is not None)
+
+
+def _summed(numbers: Iterable[float]) -> float:
+    """Sizes, one after the other: `sum` rounds differently from Python 3.12 on, and so from `gather`."""
+    total = 0.0
+    for number in numbers:
+        total += abs(number)
+    return total
 
 
 def _touches(events: Sequence[Event]) -> tuple[list[int], list[str], list[int], list[int]]:

@@ -13,6 +13,9 @@ from msgspec import Meta, Struct
 
 ITEMS_MAX = 256  # an event with more is rejected (schema)
 USER_BYTES_MAX = 128  # in UTF-8
+DEPTH_MAX = 8  # of nesting; the record's own object is 1
+TIME_MS_MIN = 946_684_800_000  # 2000-01-01
+TIME_MS_MAX = 7_258_118_400_000  # 2200-01-01
 
 Text = str | None
 Number = float | None

@@ -28,6 +28,9 @@ class Problem(NamedTuple):
     detail: str
 
 
+NOBODY = Problem(Reason.SCHEMA, "user_id: missing, and so is anonymous_id: wanted one of them")
+
+
 class _NotFinite(Exception):
     pass
 
@@ -89,7 +92,7 @@ def _named(field: str, sources: Mapping[str, str]) -> str:
 def bad_user(event: Event) -> Problem | None:
     """`schema` when nobody is named, `user_id` when a name is empty, too long or has control characters."""
     if event.user_id is None and event.anonymous_id is None:
-        return Problem(Reason.SCHEMA, "user_id: missing, and so is anonymous_id: wanted one of them")
+        return NOBODY
     for field in ("user_id", "anonymous_id"):
         name: Any = getattr(event, field)
         if name is None:
