@@ -62,6 +62,13 @@ class Profile:
     takes_to: tuple[Taste, ...]  # strongest first
 
 
+class Names(dict[int, str]):
+    """Segment id -> name. A segment that came and went between two refreshes was never given one."""
+
+    def __missing__(self, segment_id: int) -> str:
+        return f"segment {segment_id}"
+
+
 class Catalog:
     def __init__(self, config: MembershipConfig, k: int, names: Sequence[str]) -> None:
         self.features = tuple(names)  # (d,) feature names
@@ -103,17 +110,18 @@ class Catalog:
             part.hand_over(centre, heir)
         self._rows[heir] += self._rows[centre]
         self._rows[centre] = 0.0
-        self._former[int(self._ids[centre])] = self.segment_names[centre]
+        if self.segment_names[centre]:
+            self._former[int(self._ids[centre])] = self.segment_names[centre]
         for segment_id in list(self._former)[:-FORMER_MAX]:
             del self._former[segment_id]
         self.segment_names[centre] = self._reasons[centre] = ""
         self._ids[centre] = 0
         self._young[centre] = False
 
-    def names(self) -> dict[int, str]:
+    def names(self) -> Names:
         """Segment id -> name, as of the last refresh; those given up lately have their last one."""
         pairs = zip(self._ids.tolist(), self.segment_names, strict=True)
-        return self._former | {segment_id: name for segment_id, name in pairs if segment_id}
+        return Names(self._former | {segment_id: name for segment_id, name in pairs if segment_id})
 
     def learn(self, centre_by_slot: I32, slots: I32, events: Events, scored: Scored) -> None:
         """Learn the scored rows by the segment their users are in, and the labels of their events.

@@ -82,7 +82,7 @@ class Features(Frozen, frozen=True):
     interest_half_life_ms: Annotated[int, _d("age at which a touch counts half", ge=60_000)] = 14 * _MS_DAY
     interest_weight: Annotated[
         float, _d("weight of the interest family against the activity family", ge=0, le=100)
-    ] = 1.0
+    ] = 2.0
     clip: Annotated[float, _d("scaled features are clipped to +- this many deviations", gt=0, le=100)] = 4.0
     users_max: Annotated[int, _d("users kept; the longest silent ones leave first", ge=16, le=50_000_000)] = (
         200_000
@@ -124,9 +124,16 @@ class Segmenter(Frozen, frozen=True):
     backend: Annotated[
         Literal["shoal", "river"], _d("compiled kernel, or river.cluster.KMeans itself (slow)")
     ] = "shoal"
-    segments: Annotated[int, _d("number of centres", ge=1, le=4096)] = 8
+    mode: Annotated[
+        Literal["adaptive", "constant"],
+        _d("steps that find their size and centres that are put right; or River's rule alone, with `step`"),
+    ] = "adaptive"
+    segments: Annotated[int, _d("number of centres, the largest if `segments_min` is set", ge=1, le=4096)] = 8
+    segments_min: Annotated[
+        int, _d("smallest number of centres, found between this and `segments`; 0: always `segments`", ge=0)
+    ] = 0
     step: Annotated[
-        float, _d("River's `halflife`: the share of the gap a centre moves per row", gt=0, lt=1)
+        float, _d("constant mode, River's `halflife`: share of the gap a centre moves per row", gt=0, lt=1)
     ] = 0.02
     warmup_rows: Annotated[
         int, _d("rows buffered before the centres are seeded by k-means++", ge=1, le=1 << 20)
@@ -374,6 +381,12 @@ def _check_together(config: Config) -> None:
             f"engine.step_records_max = {config.engine.step_records_max} is larger than features.users_max = "
             f"{config.features.users_max}: one step could touch more users than can be kept"
         )
+    adaptive = config.segmenter.mode == "adaptive"
+    if adaptive and config.segmenter.backend == "river":
+        raise ConfigError('segmenter.backend = "river" has one step for all: set segmenter.mode = "constant"')
+    if config.segmenter.segments_min > (most := config.segmenter.segments if adaptive else 0):
+        wanted = f"wanted at most {most} (segmenter.segments; 0 in constant mode)"
+        raise ConfigError(f"segmenter.segments_min = {config.segmenter.segments_min}: {wanted}")
     if config.segmenter.warmup_rows < config.segmenter.segments:
         raise ConfigError(
             f"segmenter.warmup_rows = {config.segmenter.warmup_rows} is less than segmenter.segments = "

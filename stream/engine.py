@@ -7,17 +7,24 @@ Everything that is not a function of (state, step) happens here and in the ports
     recover  newest valid snapshot not past it, then the recorded steps again, muted, every hash compared
     run      poll, compute, commit; snapshots now and then
 
-Crash-only: any doubt about a commit raises and ends the process; a restart is exact.
+While a step is on its way to the sink the next one is computed, and nothing else happens: no poll, no snapshot,
+no other commit. So one turn of the loop is: poll; hand over the step computed before; compute the polled one;
+wait until the one before is committed. Where nothing was polled it is committed at once. Never more than one
+step is computed and not committed when the loop polls, and a snapshot is taken when there is none.
+
+Crash-only: any doubt about a commit raises and ends the process, whatever was computed since; a restart is exact.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass
 
+from .committing import AtOnce, Committing
 from .config import Config
 from .epochs import opening_steps
-from .events import Manifest, Range, Records, Step
+from .events import Manifest, Output, Range, Records, Step
 from .pipeline import Pipeline
 from .ports import (
     CommitUnknown,
@@ -38,6 +45,28 @@ _FOLLOW_S = 0.5
 """While standing by, computing is interrupted this often, so that the group hears of us."""
 
 
+@dataclass(slots=True)
+class _Sent:
+    """A step on its way to the sink."""
+
+    output: Output
+    now_ms: int  # of the stream: the newest event
+    begun_s: float = 0.0
+    committed_s: float = 0.0
+    committed_ms: int = 0
+
+    @property
+    def commit_s(self) -> float:
+        return self.committed_s - self.begun_s
+
+    @property
+    def latency_s(self) -> float | None:
+        """From the newest accepted event to the commit, where there is a wall clock."""
+        if self.output.manifest.as_of_ms is None or not self.output.counts.accepted:
+            return None
+        return max(0.0, (self.committed_ms - self.now_ms) / 1000)
+
+
 class Engine(Replica):
     """One pipeline between a source and a sink: a replica that goes on by itself.
 
@@ -55,11 +84,15 @@ class Engine(Replica):
         observer: Observer,
         clock: Ticker = time,
         fresh: int | None = None,
+        committing: Committing | None = None,
     ) -> None:
         """`fresh`: begin this epoch with an empty state, unless it has begun already; 0: the next one."""
         super().__init__(config, pipeline, source, sink, store, clock)
         self.observer = observer
         self.fresh = fresh
+        self._committing = committing or AtOnce()
+        self._computed: Output | None = None  # and not handed over
+        self._sent: _Sent | None = None  # handed over, and not known to be committed
         self._idle_since_s = self._last_quality_s = clock.monotonic()
 
     def run(self) -> None:
@@ -77,41 +110,70 @@ class Engine(Replica):
             raise
         finally:
             self.observer.phase(Phase.STOPPING)
+            self._committing.close()
             self.source.close()
             self.sink.close()
             self.store.close()
 
     def _loop(self) -> None:
-        config = self.config.engine
         while not self._stopping:
-            with self.observer.stage("poll"):
-                polled = self.source.poll(config.step_records_max, config.poll_timeout_s)
+            polled = self._poll()
+            self._hand_over()
             if polled is None:
                 self._close()
-                return
+                break
             records, ranges = polled
+            if not ranges:
+                self._settle()
             if ranges or self._idle_step_due():
                 self._step(records, ranges)
+                self._settle()
             else:
                 self.sink.confirm()
             self._report_snapshots()
             self.observer.alive(self.source.lag())
             self._measure()
+        self._hand_over()
+        self._settle()
+        self._report_snapshots()
+
+    def _poll(self) -> tuple[Records, tuple[Range, ...]] | None:
+        """What is there. Waits only when no step waits for being committed."""
+        timeout_s = 0.0 if self._computed is not None else self.config.engine.poll_timeout_s
+        with self.observer.stage("poll"):
+            return self.source.poll(self.config.engine.step_records_max, timeout_s)
 
     def _step(self, records: Records, ranges: tuple[Range, ...], closing: bool = False) -> None:
+        if self.snapshot_due:
+            self._settle()  # before the state is another one
         as_of_ms = self._wall_ms() if self.source.wall_clock else None
         step = Step(self.steps + 1, ranges, records, as_of_ms, closing, self.source.mark)
-        output = self.pipeline.step(step)
-        started_s = self._clock.monotonic()
+        self._computed = self.pipeline.step(step)
+        self.advance(self._computed)
+
+    def _hand_over(self) -> None:
+        """The step that was computed goes to the sink."""
+        if self._computed is not None:
+            self._sent, self._computed = _Sent(self._computed, self.pipeline.clock.now_ms), None
+            self._committing.begin(lambda sent=self._sent: self._commit(sent))  # type: ignore[misc]
+
+    def _commit(self, sent: _Sent) -> None:
+        """Maybe in a thread of its own, while the next step is computed: nothing but the sink is touched."""
+        sent.begun_s = self._clock.monotonic()
+        self.sink.commit(sent.output)
+        sent.committed_s, sent.committed_ms = self._clock.monotonic(), self._wall_ms()
+
+    def _settle(self) -> None:
+        """Wait until the step on its way is committed. Raises CommitUnknown, and what else a sink may raise."""
+        if self._sent is None:
+            return
         with self.observer.stage("commit"):
-            self.sink.commit(output)
-        self.advance(output)
-        self._idle_since_s = self._clock.monotonic()
-        latency_s = None
-        if as_of_ms is not None and output.counts.accepted:
-            latency_s = max(0.0, (self._wall_ms() - self.pipeline.clock.now_ms) / 1000)
-        self.observer.committed(output, self._idle_since_s - started_s, self.source.lag(), latency_s)
-        self.maybe_save()
+            self._committing.finish()
+        sent, self._sent = self._sent, None
+        self._idle_since_s = sent.committed_s
+        self.observer.committed(sent.output, sent.commit_s, self.source.lag(), sent.latency_s)
+        if self._computed is None:
+            self.maybe_save()
 
     def _idle_step_due(self) -> bool:
         """With a silent topic, empty steps let windows move; none is made, or recorded, that would do nothing."""
@@ -126,6 +188,7 @@ class Engine(Replica):
     def _close(self) -> None:
         """The end of a finite input: one last step decides with what there is."""
         if self.pipeline.clock.now_ms and not self.closed:
+            self._settle()
             self._step(Records.empty(), (), closing=True)
 
     def _wall_ms(self) -> int:

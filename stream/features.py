@@ -5,9 +5,9 @@
     interest   a direction in `interest_dim` dimensions (see `interest.py`)
 
 Rows are as a person would read them; `scale` makes them comparable (see `scaling.py`). The activity of a
-row depends on the accepted events and on `now` alone; its interest also on the idf weights of the steps it
-went through. Memory: `bytes_per_user` for each of the `users_max` slots that was ever used, allocated by
-the page.
+row depends on the accepted events and on `now` alone; its interest also on what tokens meant in the steps it
+went through (`context.py`). Memory: `bytes_per_user` for each of the `users_max` slots that was ever used,
+allocated by the page.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .scaling import Columns, Scaling
 from .users import Users
 from .windows import PARTS, Windows
 
-_LAYOUT = "1"  # of the columns and of what they mean: change it with either
+_LAYOUT = "2"  # of the columns and of what they mean: change it with either
 _SECOND_MS, _MINUTE_MS = 1000.0, 60_000.0
 
 

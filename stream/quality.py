@@ -1,7 +1,12 @@
-"""How good a grouping is: by its geometry, and against known truth. numpy only, equal to scikit-learn.
+"""How good a grouping is: by its geometry, and against known truth. Equal to scikit-learn.
 
-Distances are computed in blocks, so 2,048 rows cost about 20 ms and never more than `BLOCK` rows of memory.
 A measure that is not defined (fewer than two groups, nothing to measure) is nan: it is not bad, it is unknown.
+
+The silhouette asks for every pair's distance. They are taken once each, from differences (no products that
+cancel far from the origin), and added up at once: 2,048 rows of 16 cost 6 ms and (groups, rows) of memory. A
+matrix of distances, also in blocks, cost 20 to 200 ms, most of it for memory touched for the first time.
+Distances of float32 rows are float32 (exactly 0 where rows are the same; the silhouette is within 1e-6), all
+sums are float64. Rows so large or small that squares leave float32's range are taken as float64.
 """
 
 from __future__ import annotations
@@ -9,12 +14,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from .events import F64
 
-BLOCK = 256
 Labels = NDArray[Any]
+_LEAST, _LARGEST = 1e-6, 1e15  # of a set of float32 rows whose squared distances are float32 too
+_FOUR = 4  # columns taken together
 
 
 def silhouette(z: NDArray[Any], labels: Labels) -> float:
@@ -27,37 +34,64 @@ def silhouette(z: NDArray[Any], labels: Labels) -> float:
     n, g = len(own), len(groups)
     if not 2 <= g < n:
         return float("nan")
-    rows = np.asarray(z, np.float64)
-    rows = rows - rows.mean(axis=0)  # far from the origin the products below would cancel
-    sizes = np.bincount(own, minlength=g)
-    member = np.eye(g)[own]  # (n, g)
-    total = 0.0
-    for start in range(0, n, BLOCK):
-        stop = min(start + BLOCK, n)
-        sums = _distances(rows[start:stop], rows, start) @ member  # (b, g) summed distance to each group
-        total += _silhouettes(sums, own[start:stop], sizes).sum()
-    return float(total / n)
+    order = np.argsort(own, kind="stable")
+    own, sizes = own[order], np.bincount(own, minlength=g)
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    sums = np.zeros((g, n))
+    _add_distances(_columns(z, order), starts, sums)
+    return float(_silhouettes(sums, own, sizes).mean())
+
+
+def _columns(z: NDArray[Any], order: Labels) -> NDArray[Any]:
+    """(n, d) -> (d rounded up to fours, n): a column's values side by side, rows of a group side by side."""
+    n, d = z.shape
+    largest = float(np.abs(z).max(initial=0.0))
+    single = z.dtype == np.float32 and _LEAST < largest < _LARGEST
+    columns = np.zeros((-(-d // _FOUR) * _FOUR, n), np.float32 if single else np.float64)
+    columns[:d] = z[order].T
+    return columns
 
 
 def _silhouettes(sums: F64, own: Labels, sizes: Labels) -> F64:
+    """(g, n) summed distances of every row to each group -> (n,)."""
     at = np.arange(len(own))
     others = sizes[own] - 1
-    a = sums[at, own] / np.maximum(others, 1)
-    means = sums / sizes
-    means[at, own] = np.inf
-    b = means.min(axis=1)
+    a = sums[own, at] / np.maximum(others, 1)
+    means = sums / sizes[:, None]
+    means[own, at] = np.inf
+    b = means.min(axis=0)
     larger = np.maximum(a, b)
     s = np.divide(b - a, larger, out=np.zeros_like(a), where=larger > 0)
     return np.where(others > 0, s, 0.0)
 
 
-def _distances(block: F64, rows: F64, start: int) -> F64:
-    """Euclidean distances (b, n) of rows[start : start + b] to all rows; exactly 0 to itself."""
-    squared = (block**2).sum(axis=1)[:, None] - 2 * block @ rows.T + (rows**2).sum(axis=1)
-    at = np.arange(len(block))
-    squared[at, start + at] = 0.0
-    distances: F64 = np.sqrt(np.maximum(squared, 0.0))
-    return distances
+@njit(cache=True)
+def _add_distances(columns, starts, sums):  # type: ignore[no-untyped-def]
+    """Add to sums (g, n) every row's distances to the rows starts[c] : starts[c + 1] of each group c.
+
+    Each pair once: row i meets the rows after it, adds what it finds to them and to itself.
+    """
+    d, n = columns.shape
+    far = np.zeros(n, columns.dtype)
+    for own in range(len(starts) - 1):
+        for i in range(starts[own], starts[own + 1]):
+            later, sums_of_later = far[i + 1 :], sums[own, i + 1 :]
+            later[:] = 0
+            for f in range(0, d, _FOUR):
+                x0, x1, x2, x3 = columns[f, i], columns[f + 1, i], columns[f + 2, i], columns[f + 3, i]
+                c0, c1 = columns[f, i + 1 :], columns[f + 1, i + 1 :]
+                c2, c3 = columns[f + 2, i + 1 :], columns[f + 3, i + 1 :]
+                for j in range(len(later)):
+                    g0, g1, g2, g3 = c0[j] - x0, c1[j] - x1, c2[j] - x2, c3[j] - x3
+                    later[j] += (g0 * g0 + g1 * g1) + (g2 * g2 + g3 * g3)
+            for j in range(len(later)):
+                later[j] = np.sqrt(later[j])
+                sums_of_later[j] += later[j]
+            for other in range(own, len(starts) - 1):
+                total = 0.0
+                for j in range(max(starts[other], i + 1), starts[other + 1]):
+                    total += far[j]
+                sums[other, i] += total
 
 
 def davies_bouldin(z: NDArray[Any], labels: Labels) -> float:

@@ -132,7 +132,7 @@ class Replica:
             )
 
     def advance(self, output: Output) -> None:
-        """This step was computed; it is recorded."""
+        """This step was computed; it is recorded, or will be before anything is kept of it."""
         self.counts = self.counts.plus(output.counts)
         self.note(output.manifest)
 
@@ -173,9 +173,14 @@ class Replica:
         self.pipeline.restore(state["pipeline"])
         self.counts, self.positions = counts, positions
 
+    @property
+    def snapshot_due(self) -> bool:
+        """Whether the state as it is now is one to keep."""
+        return self.steps % self.config.engine.snapshot_every_steps == 0
+
     def maybe_save(self) -> None:
-        """Keep a snapshot when one is due."""
-        if self.steps % self.config.engine.snapshot_every_steps == 0:
+        """Keep a snapshot when one is due. Everything computed so far must be recorded."""
+        if self.snapshot_due:
             self.store.save(self.steps, self.pipeline.chain.manifest_hash, self._state)
 
     def _state(self) -> State:

@@ -8,7 +8,6 @@ brought up to date as it is loaded (`migrations.py`); what a newer one wrote is 
 from __future__ import annotations
 
 import errno
-import hashlib
 import logging
 import os
 import re
@@ -18,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from .disk import Disk, OsDisk, make_folder
-from .migrations import migrate
+from .migrations import check_way, migrate
 from .packing import FORMAT, digest, pack, read_format, unpack
 from .ports import DiskFailed, Saved, State, Ticker
 
@@ -155,8 +154,9 @@ class DirectoryStore:
             with self._disk.open(self._directory / name) as file:
                 data = memoryview(file.read())  # not mapped: a bad sector would end the process, not raise
             version = read_format(data)
+            check_way(version)
             if version <= FORMAT:
-                if _hash(data, version) != _hash_of(name):
+                if digest([data]) != _hash_of(name):
                     raise ValueError("its bytes do not match its name")
                 return migrate(unpack(data), version)
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -179,8 +179,3 @@ def _step_of(name: str) -> int:
 
 def _hash_of(name: str) -> str:
     return name.split("-")[2].split(".")[0]
-
-
-def _hash(data: memoryview, version: int) -> str:
-    """As it stands in the names of this version."""
-    return hashlib.blake2b(data, digest_size=8).hexdigest() if version == 1 else digest([data])

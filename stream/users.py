@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+from numba import njit
 
 from .config import Features
 from .events import I32, I64, Bool, Events
 from .ports import State
+from .windowing.roster import Roster
 from .windows import window_start_ms
 
 ANONYMOUS = "\x00"
@@ -40,9 +42,7 @@ class Users:
         self._reset()
 
     def _reset(self) -> None:
-        self._slot_of: dict[str, int] = {}
-        self._name_of: list[str] = []  # by slot, up to the highest ever used; "" where free
-        self._free: list[int] = []  # a stack
+        self._roster = Roster(self._max)
         self._expiry_cursor = 0
         self._sweep_cursor = 0
         self.last_ms: I64 = np.zeros(self._max, np.int64)  # (u,) newest event; 0 where free
@@ -50,40 +50,22 @@ class Users:
         self.events_seen: I32 = np.zeros(self._max, np.int32)  # (u,) since the slot was given
 
     def __len__(self) -> int:
-        return len(self._slot_of)
+        return len(self._roster)
 
     def touch(self, events: Events) -> I32:
         """(n,) the slot of each event's user; new users get the last slot freed, else the next unused."""
-        slot_of = self._slot_of
-        slots = np.fromiter(
-            (slot_of[name] if name in slot_of else self._allocate(name) for name in events.users),
-            np.int32,
-            len(events),
-        )
-        np.maximum.at(self.last_ms, slots, events.time_ms)
-        np.minimum.at(self.first_ms, slots, events.time_ms)
-        np.add.at(self.events_seen, slots, np.int32(1))
+        slots = self._roster.add(events.users)
+        _see(slots, events.time_ms, self.first_ms, self.last_ms, self.events_seen)
         return slots
-
-    def _allocate(self, name: str) -> int:
-        assert name, "a user without a name"
-        if self._free:
-            slot = self._free.pop()
-            self._name_of[slot] = name
-        else:
-            slot = len(self._name_of)
-            assert slot < self._max, f"more users than features.users_max = {self._max}: ask leaving() first"
-            self._name_of.append(name)
-        self._slot_of[name] = slot
-        self.first_ms[slot] = _NEVER
-        return slot
 
     def slot(self, name: str) -> int | None:
         """Where a user is kept; None for one who is not."""
-        return self._slot_of.get(name)
+        slot = int(self._roster.find([name])[0])
+        return None if slot < 0 else slot
 
     def names(self, slots: I32) -> list[str]:
-        return [self._name_of[slot] for slot in slots.tolist()]
+        """Who has these slots; "" where nobody does."""
+        return self._roster.names(slots)
 
     def leaving(self, names_in_step: Sequence[str], watermark_ms: int) -> I32:
         """Slots to release before this step's events, ascending: empty windows first, then for lack of room.
@@ -99,15 +81,9 @@ class Users:
 
     def _named(self, names: Sequence[str]) -> tuple[I32, int]:
         """Slots of the known users named, and how many of the names are new."""
-        known: list[int] = []
-        new: dict[str, None] = {}
-        for name in names:
-            slot = self._slot_of.get(name)
-            if slot is None:
-                new[name] = None
-            else:
-                known.append(slot)
-        return np.array(known, np.int32), len(new)
+        slots = self._roster.find(names)
+        new = {names[i] for i in np.flatnonzero(slots < 0).tolist()}
+        return slots[slots >= 0], len(new)
 
     def _expired(self, named: I32, watermark_ms: int) -> I32:
         slots, self._expiry_cursor = self._turn(self._expiry_cursor, _EXPIRY_SCAN)
@@ -117,7 +93,7 @@ class Users:
 
     def _longest_silent(self, wanted: int, named: I32, gone: I32) -> I32:
         """The `wanted` users with the smallest (last_ms, slot), without those named or gone."""
-        last_ms = self.last_ms[: len(self._name_of)].copy()
+        last_ms = self.last_ms[: self._roster.used].copy()
         last_ms[last_ms == 0] = _NEVER
         last_ms[named] = _NEVER
         last_ms[gone] = _NEVER
@@ -131,7 +107,7 @@ class Users:
 
     def _turn(self, cursor: int, length: int) -> tuple[I32, int]:
         """The next `length` slots in turn, each at most once, and where to go on."""
-        n = len(self._name_of)
+        n = self._roster.used
         if not n or not length:
             return np.empty(0, np.int32), 0
         length = min(length, n)
@@ -141,10 +117,7 @@ class Users:
 
     def release(self, slots: I32) -> None:
         """Forget these users; their slots are given to the next new ones, the last one first."""
-        for slot in slots.tolist():
-            del self._slot_of[self._name_of[slot]]
-            self._name_of[slot] = ""
-            self._free.append(slot)
+        self._roster.remove(slots)
         for array in (self.last_ms, self.first_ms, self.events_seen):
             array[slots] = 0
 
@@ -154,7 +127,7 @@ class Users:
         At most `sweep_rows_max`, in turn, of 16 times as many slots; with `everybody` all live users.
         """
         if everybody:
-            return np.setdiff1d(self._live(np.arange(len(self._name_of), dtype=np.int32)), touched)
+            return np.setdiff1d(self._live(np.arange(self._roster.used, dtype=np.int32)), touched)
         slots, after = self._turn(self._sweep_cursor, _SWEEP_SCAN * self._sweep_max)
         waiting = self._live(slots)
         waiting = waiting[features.due(waiting, now_ms)]
@@ -170,21 +143,29 @@ class Users:
 
     def snapshot(self) -> State:
         """Up to the highest slot ever used; the free slots in the order they will be given; the cursors."""
-        used = len(self._name_of)
+        used = self._roster.used
         state: State = {name: getattr(self, name)[:used].copy() for name in _SLABS}
-        state |= {"names": list(self._name_of), "free": np.array(self._free, np.int32)}
+        names = self._roster.names(np.arange(used, dtype=np.int32))
+        state |= {"names": names, "free": self._roster.freed.copy()}
         return state | {"expiry_cursor": self._expiry_cursor, "sweep_cursor": self._sweep_cursor}
 
     def restore(self, state: State) -> None:
         self._reset()
-        self._name_of = list(state["names"])
-        self._slot_of = dict(zip(self._name_of, range(len(self._name_of)), strict=True))
-        self._slot_of.pop("", None)
-        self._free = state["free"].tolist()
+        self._roster.restore(state["names"], state["free"])
         for name in _SLABS:
-            getattr(self, name)[: len(self._name_of)] = state[name]
+            getattr(self, name)[: self._roster.used] = state[name]
         self._expiry_cursor = state["expiry_cursor"]
         self._sweep_cursor = state["sweep_cursor"]
 
 
 _SLABS = ("last_ms", "first_ms", "events_seen")
+
+
+@njit(cache=True)
+def _see(slots, time_ms, first_ms, last_ms, events_seen):  # type: ignore[no-untyped-def]
+    for i in range(len(slots)):
+        u = slots[i]
+        if events_seen[u] == 0 or time_ms[i] < first_ms[u]:
+            first_ms[u] = time_ms[i]
+        last_ms[u] = max(last_ms[u], time_ms[i])
+        events_seen[u] += 1

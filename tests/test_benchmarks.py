@@ -102,16 +102,24 @@ def test_the_table_says_what_was_measured_and_where():
         "commit_p50_s": 0.002,
         "commit_p99_s": 0.004,
     }
-    shoal |= {"stages": {"poll": 0.001, "decode": 0.5}}
+    shoal |= {
+        "stages": {"poll": 0.001, "decode": 0.5},
+        "cpu": {"poll": 0.0005, "decode": 0.25, "others": 0.1},
+    }
     runs = {
         "shoal-file": [{**shoal, "events": n} for n in (900, 1000, 5000)],
         "river-file": [{"events": 100, "seconds": s, "changes": 1, "peak_bytes": 1} for s in (1.0, 2.0, 1.0)],
     }
     table = pipeline._medians(runs)
     assert table["shoal-file"]["times_river"] == 20  # of 9, 20 and 50: each against the peer of its own round
-    text = pipeline.render({"machine": pipeline.machine(), "rounds": 3, "contestants": table})
+    missing = {"shoal-kafka-confluent": "not installed (pip install x)"}
+    text = pipeline.render(
+        {"machine": pipeline.machine(), "rounds": 3, "contestants": table, "missing": missing}
+    )
     assert "| shoal-file | 1,000 | 1,000 (900 to 5,000) | 20.0 | 7 | 1 MiB |" in text
-    assert "| shoal-file | 1.00 | 500.00 |" in text
+    assert "| shoal-file | 1.00 | 500.00 | 501.00 |" in text
+    assert "| shoal-file | 0.50 | 250.00 | 100.00 | 350.50 |" in text
+    assert "shoal-kafka-confluent: not installed (pip install x)" in text
     assert "| shoal-file | 3 | 2.0 ms | 4.0 ms |" in text
     assert "cores" in text
     for name in ("python", *pipeline.PACKAGES):

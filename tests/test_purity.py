@@ -138,6 +138,7 @@ def test_the_pure_half_is_what_it_should_be():
 
 SHELL_FOLDERS = {
     "commands",
+    "evaluation",
     "watching",
     "benchmarks",
     "kafka",

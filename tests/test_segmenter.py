@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from river import cluster
 
 from shoal.stream import config
+from shoal.stream.clustering.river_backend import RiverSegmenter, river_model
+from shoal.stream.clustering.seeding import kmeans_plus_plus
 from shoal.stream.packing import pack, unpack
-from shoal.stream.river_backend import RiverSegmenter, river_model
-from shoal.stream.seeding import kmeans_plus_plus
 from shoal.stream.segmenter import KMeans, make_segmenter
 
 
@@ -112,7 +112,7 @@ def test_both_backends_give_the_same_bytes(case):
 
 
 def test_the_factory_follows_the_configuration():
-    made = make_segmenter(config.Segmenter(segments=3, step=0.1), 4)
+    made = make_segmenter(config.Segmenter(mode="constant", segments=3, step=0.1), 4)
     assert isinstance(made, KMeans)
     assert (made.k, made.centres.shape, made.seeded) == (3, (3, 4), False)
     assert isinstance(make_segmenter(config.Segmenter(backend="river"), 4), RiverSegmenter)

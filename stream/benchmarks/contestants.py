@@ -29,6 +29,7 @@ one_thread()  # before numpy is imported
 
 import msgspec  # noqa: E402
 
+from ..committing import Beside  # noqa: E402
 from ..config import Config, load  # noqa: E402
 from ..engine import Engine  # noqa: E402
 from ..events import CHANGES, Output  # noqa: E402
@@ -36,6 +37,7 @@ from ..ports import Phase, Saved, ShoalError, Sink, Source  # noqa: E402
 from ..snapshots import NoStore  # noqa: E402
 from ..wiring import build_pipeline, file_ports, kafka_ports  # noqa: E402
 
+NAMES = ("shoal-file", "shoal-kafka", "shoal-kafka-confluent", "river-file", "river-kafka")
 _WARM_UP = [
     b'{"event_id":"%d","type":"purchase","user_id":"u%d","event_time":%d,"value":1.5,'
     b'"items":[{"id":"i%d","category":["a","b"]}]}' % (i, i % 50, 1_700_000_000_000 + i, i)
@@ -43,32 +45,40 @@ _WARM_UP = [
 ]
 
 
+OTHERS = "others"
+"""What threads beside the engine's own do: the client library, and a commit while the next step is computed."""
+
+
 class StageTimes:
     """Observer that adds up seconds per stage, and stops the engine after enough records."""
 
     def __init__(self, records: int = sys.maxsize) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
+        self.cpu_s: dict[str, float] = defaultdict(float)  # of the engine's own thread
         self.changes = 0
         self.commits: list[float] = []
-        self.started_s = 0.0
+        self.started_s = self.ended_s = 0.0
+        self.started_cpu_s = self.ended_cpu_s = 0.0  # of all threads
         self.engine: Engine | None = None
         self._records = records
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        started_s = time.perf_counter()
+        started_s, started_cpu_s = time.perf_counter(), time.thread_time()
         try:
             yield
         finally:
             self.seconds[name] += time.perf_counter() - started_s
+            self.cpu_s[name] += time.thread_time() - started_cpu_s
 
     def phase(self, phase: Phase) -> None:
         if phase is Phase.RUNNING:
-            self.started_s = time.perf_counter()
+            self.started_s, self.started_cpu_s = time.perf_counter(), time.process_time()
 
     def committed(
         self, output: Output, commit_s: float, lag: Mapping[int, int], latency_s: float | None
     ) -> None:
+        self.ended_s, self.ended_cpu_s = time.perf_counter(), time.process_time()
         self.changes += sum(record.topic == CHANGES for record in output.records)
         self.commits.append(commit_s)
         if self.engine is not None and self.engine.counts.records >= self._records:
@@ -85,17 +95,18 @@ def shoal(config: Config, ports: tuple[Source, Sink], limit: int) -> dict[str, A
     warm_up(config)
     times = StageTimes(limit)
     pipeline = build_pipeline(config, times.stage)
-    engine = Engine(config, pipeline, *ports, NoStore(), times)
+    engine = Engine(config, pipeline, *ports, NoStore(), times, committing=Beside())
     times.engine = engine
     engine.run()
-    seconds = time.perf_counter() - times.started_s
     commits = sorted(times.commits)
+    cpu_s = times.ended_cpu_s - times.started_cpu_s
     return {
         "events": engine.counts.records,
-        "seconds": seconds,
+        "seconds": times.ended_s - times.started_s,
         "changes": times.changes,
         "steps": engine.steps,
         "stages": dict(times.seconds),
+        "cpu": {**times.cpu_s, OTHERS: max(0.0, cpu_s - sum(times.cpu_s.values()))},
         "commit_p50_s": commits[len(commits) // 2],
         "commit_p99_s": commits[int(len(commits) * 0.99)],
     }
@@ -173,7 +184,7 @@ def _run(name: str, config: Config, events: Path, limit: int) -> dict[str, Any]:
         case "shoal-file":
             with tempfile.TemporaryDirectory() as folder:
                 return shoal(config, file_ports(str(events), folder), limit)
-        case "shoal-kafka":
+        case "shoal-kafka" | "shoal-kafka-confluent":
             return shoal(config, kafka_ports(config), limit)
         case "river-file":
             return _river_file(config, events, limit)
@@ -183,7 +194,7 @@ def _run(name: str, config: Config, events: Path, limit: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m shoal.stream.benchmarks.contestants")
-    parser.add_argument("name", choices=["shoal-file", "shoal-kafka", "river-file", "river-kafka"])
+    parser.add_argument("name", choices=NAMES)
     parser.add_argument("events", type=Path)
     parser.add_argument("--limit", type=int, default=sys.maxsize)
     parser.add_argument("--set", action="append", default=[], dest="overrides")

@@ -36,7 +36,10 @@ from .pipeline import fill_topic, machine, simulated
 
 NAMES = ("exactly-once", "at-least-once")
 _FEED_SLICE_S = 0.02
-_WARM_S = 20.0  # the encoder's first training holds everything up for seconds, and then there is a queue
+_WARM_S, _WARM_MAX_S = 20.0, 120.0
+"""The encoder's first training holds everything up for seconds, and then there is a queue: measured is what comes
+after it is gone."""
+_CAUGHT_UP_S = 1.0
 
 
 # --- the parent: feeds, subscribes, compares --------------------------------------------------------------
@@ -91,10 +94,15 @@ def _latency(name: str, events: Path, rate: int, seconds: float, servers: str) -
     with _engine(name, flags, sys.maxsize) as process:
         subscriber = Subscriber(config, committed)
         subscriber.start()
-        _feed(config, events, rate, seconds, warm_s=_WARM_S, on_warm=subscriber.begin)
+        kept_up = _feed(config, events, rate, seconds, subscriber)
         process.terminate()
         process.communicate()
         found = sorted(subscriber.stop())
+    if not kept_up:
+        raise ShoalError(
+            f"{name}: changes were still late {_WARM_MAX_S:g} s after the start: this machine does not keep up with "
+            f"{rate:,} events/s now; give a lower --rate"
+        )
     if len(found) < 100:
         raise ShoalError(
             f"{name}: only {len(found)} changes were seen in {seconds:g} s; give a longer --seconds"
@@ -113,8 +121,9 @@ def _engine(name: str, flags: list[str], limit: int) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def _feed(config: Kafka, events: Path, rate: int, seconds: float, warm_s: float, on_warm: Any) -> None:
-    """Events with the present as their time, evenly, for `warm_s` + `seconds`."""
+def _feed(config: Kafka, events: Path, rate: int, seconds: float, subscriber: Subscriber) -> bool:
+    """Events with the present as their time, evenly, until they were measured for `seconds`. False: they were not,
+    since their changes never came in time."""
     from kafka import KafkaProducer
 
     from ..kafka.admin import input_topic
@@ -124,17 +133,18 @@ def _feed(config: Kafka, events: Path, rate: int, seconds: float, warm_s: float,
     producer = make(KafkaProducer, **settings(config), linger_ms=2, batch_size=1 << 17)
     made = _stamped(events)
     started_s = time.monotonic()
-    sent, warm = 0, False
-    while (passed_s := time.monotonic() - started_s) < warm_s + seconds:
-        if not warm and passed_s >= warm_s:
-            warm = True
-            on_warm()
+    sent, until_s = 0, _WARM_MAX_S
+    while (passed_s := time.monotonic() - started_s) < until_s:
+        if not subscriber.counts and passed_s >= _WARM_S and subscriber.age_s < _CAUGHT_UP_S:
+            subscriber.begin()
+            until_s = passed_s + seconds
         for key, value in islice(made, max(0, int(passed_s * rate) - sent)):
             producer.send(input_topic(config), value, key=key)
             sent += 1
         time.sleep(_FEED_SLICE_S)
     producer.flush(30)
     producer.close(5)
+    return subscriber.counts
 
 
 def _stamped(path: Path) -> Iterator[tuple[bytes, bytes]]:
@@ -155,12 +165,14 @@ class Subscriber(threading.Thread):
         super().__init__(daemon=True)
         self._config = config
         self._committed = committed
+        self.age_s = float("inf")  # of the newest change when it came
+        self.counts = False  # what came before was warm-up
         self._found: list[float] = []
         self._done = threading.Event()
 
     def begin(self) -> None:
-        """What came so far was warm-up."""
-        self._found = []
+        """From here on changes count."""
+        self._found, self.counts = [], True
 
     def stop(self) -> list[float]:
         self._done.set()
@@ -188,7 +200,8 @@ class Subscriber(threading.Thread):
                 for record in records:
                     caused_ms = orjson.loads(record.value)["times"]["event_time"]
                     if caused_ms is not None:
-                        self._found.append(now_s - caused_ms / 1000)
+                        self.age_s = now_s - caused_ms / 1000
+                        self._found.append(self.age_s)
         consumer.close()
 
 
@@ -256,6 +269,7 @@ def _without_hashes() -> None:
 
 def main() -> None:
     from ..commands.run import with_signals
+    from ..committing import Beside
     from ..engine import Engine
     from ..snapshots import NoStore
     from ..wiring import build_pipeline, kafka_ports
@@ -273,7 +287,8 @@ def main() -> None:
         _without_hashes()
         sink = PlainSink(config.kafka)
     times = StageTimes(arguments.limit)
-    engine = Engine(config, build_pipeline(config, times.stage), source, sink, NoStore(), times)
+    pipeline = build_pipeline(config, times.stage)
+    engine = Engine(config, pipeline, source, sink, NoStore(), times, committing=Beside())
     times.engine = engine
     with_signals(engine, engine.run)
     seconds = time.perf_counter() - times.started_s

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import click
 from ..ports import ShoalError
 
 PACKAGES = ("shoal", "river", "kafka-python", "numpy", "numba", "torch")
+CONFLUENT = "shoal-kafka-confluent"
 _KEPT = ("changes", "steps", "commit_p50_s", "commit_p99_s")
 
 
@@ -32,20 +34,27 @@ def measure(
     servers: str | None,
     overrides: tuple[str, ...],
     echo: bool,
+    clients: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Run every contestant `rounds` times, in turn and every other round backwards. On a machine that gets
-    slower or busier meanwhile the ratio of neighbours still holds. Raises ShoalError when a contestant fails.
+    slower or busier meanwhile the ratio of neighbours still holds. `clients`: those that Shoal runs with besides
+    kafka-python. Raises ShoalError when a contestant fails.
     """
     runs: dict[str, list[dict[str, Any]]] = {}
+    contestants = _contestants(servers, clients)
+    missing = _missing(contestants)
     with tempfile.TemporaryDirectory() as folder:
         path = events or simulated(Path(folder) / "events.jsonl", count)
         with path.open("rb") as file:
             count = min(count, sum(1 for _ in file))
         for turn in range(rounds):
-            for name, limit in _contestants(count, peer_count, servers)[:: -1 if turn % 2 else 1]:
+            for name in [c for c in contestants if c not in missing][:: -1 if turn % 2 else 1]:
+                limit = peer_count if name.startswith("river") else count
                 settings = list(overrides)
-                if servers is not None and name.endswith("kafka"):
+                if servers is not None and "kafka" in name:
                     settings += fill_topic(path, limit, servers, f"bench-{time.time_ns()}.")
+                if name == CONFLUENT:
+                    settings.append("kafka.client=confluent")
                 result = _contestant(name, path, limit, settings)
                 runs.setdefault(name, []).append(result)
                 if echo:
@@ -53,12 +62,22 @@ def measure(
                         f"round {turn + 1} {name}: {result['events'] / result['seconds']:,.0f} events/s",
                         err=True,
                     )
-    return {"machine": machine(), "events": count, "rounds": rounds, "contestants": _medians(runs)}
+    measured: dict[str, Any] = {"machine": machine(), "events": count, "rounds": rounds}
+    return measured | {"contestants": _medians(runs), "missing": missing}
 
 
-def _contestants(count: int, peer_count: int, servers: str | None) -> list[tuple[str, int]]:
-    names = [("shoal-file", count), ("river-file", peer_count)]
-    return names + ([("shoal-kafka", count), ("river-kafka", peer_count)] if servers else [])
+def _contestants(servers: str | None, clients: Sequence[str]) -> list[str]:
+    names = ["shoal-file", "river-file"]
+    if servers is not None:
+        names += ["shoal-kafka", "river-kafka", *([CONFLUENT] if "confluent" in clients else ())]
+    return names
+
+
+def _missing(contestants: Sequence[str]) -> dict[str, str]:
+    """Contestants that cannot run here, and what to do about it."""
+    if CONFLUENT in contestants and find_spec("confluent_kafka") is None:
+        return {CONFLUENT: "not installed (pip install 'shoal[confluent]')"}
+    return {}
 
 
 def fill_topic(path: Path, limit: int, servers: str, prefix: str) -> list[str]:
@@ -140,13 +159,14 @@ def _medians(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
             "all": rates,
         }
         row["peak_bytes"] = max(r["peak_bytes"] for r in results)
-        peer = "river-kafka" if name.endswith("kafka") else "river-file"
+        peer = "river-kafka" if "kafka" in name else "river-file"
         if name != peer and peer in runs:
             pairs = [a / b["events"] * b["seconds"] for a, b in zip(rates, runs[peer], strict=True)]
             row["times_river"] = statistics.median(pairs)
         row |= {key: middle[key] for key in _KEPT if key in middle}
         if "stages" in middle:
-            row["us_per_event"] = {k: v / middle["events"] * 1e6 for k, v in middle["stages"].items()}
+            for key, seconds in (("us_per_event", "stages"), ("cpu_us_per_event", "cpu")):
+                row[key] = {k: v / middle["events"] * 1e6 for k, v in middle[seconds].items()}
         table[name] = row
     return table
 
@@ -182,17 +202,24 @@ def render(result: dict[str, Any]) -> str:
         "|---|---:|---:|---:|---:|---:|",
         *(_rate_line(name, row) for name, row in contestants.items()),
     ]
+    lines += [f"{name}: {reason}" for name, reason in result.get("missing", {}).items()]
     staged = {name: row for name, row in contestants.items() if "us_per_event" in row}
-    stages = list(dict.fromkeys(stage for row in staged.values() for stage in row["us_per_event"]))
-    lines += ["", "| microseconds per event | " + " | ".join(stages) + " |", "|---|" + "---:|" * len(stages)]
-    for name, row in staged.items():
-        times = row["us_per_event"]
-        lines.append(f"| {name} | " + " | ".join(f"{times.get(stage, 0.0):.2f}" for stage in stages) + " |")
+    lines += _stage_lines("microseconds per event", staged, "us_per_event")
+    lines += _stage_lines("of it CPU; others: threads beside", staged, "cpu_us_per_event")
     lines += ["", "| | steps | commit p50 | commit p99 |", "|---|---:|---:|---:|"]
     for name, row in staged.items():
         commits = " | ".join(f"{row[key] * 1000:.1f} ms" for key in ("commit_p50_s", "commit_p99_s"))
         lines.append(f"| {name} | {row['steps']:,} | {commits} |")
     return "\n".join(lines)
+
+
+def _stage_lines(title: str, staged: dict[str, Any], key: str) -> list[str]:
+    stages = list(dict.fromkeys(stage for row in staged.values() for stage in row[key]))
+    lines = ["", f"| {title} | " + " | ".join(stages) + " | all |", "|---|" + "---:|" * (len(stages) + 1)]
+    for name, row in staged.items():
+        times = [row[key].get(stage, 0.0) for stage in stages]
+        lines.append(f"| {name} | " + " | ".join(f"{us:.2f}" for us in (*times, sum(times))) + " |")
+    return lines
 
 
 def _rate_line(name: str, row: dict[str, Any]) -> str:

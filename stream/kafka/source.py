@@ -35,6 +35,7 @@ from ..ports import START_OVER, Phase, SourceGone, nothing
 from ..sources import join
 from .ahead import BYTES_MAX as AHEAD_BYTES_MAX
 from .ahead import Ahead
+from .chunks import to_records as chunks_to_records
 from .client import (
     REFUSED,
     Patience,
@@ -44,6 +45,7 @@ from .client import (
     refused,
     wait_for_broker,
 )
+from .columns import use_columns
 from .group import Beside, OneOwner, Ownership, other_client, session_refused
 from .place import Place
 from .reader import FETCH, Reader, to_records
@@ -86,6 +88,7 @@ class KafkaSource(Place):
         self._kept_s = 0.0
         self._followed_s = 0.0
         self._following = False
+        self._to_records: Callable[[int, Sequence[Any]], Records] = to_records
         self._reader: Reader | None = None
         self._ahead: dict[int, Ahead] = {}
 
@@ -123,6 +126,7 @@ class KafkaSource(Place):
             session_timeout_ms=config.session_timeout_ms,
             heartbeat_interval_ms=min(_HEARTBEAT_MS_MAX, config.session_timeout_ms // 4),
         )
+        self._to_records = chunks_to_records if use_columns(self._consumer) else to_records
         self._consumer.subscribe([self._topic], listener=self._ownership)
         self._watch = Watch(
             config, self._consumer, self._partitions, self.mark, self._stopping, self.on_phase
@@ -284,7 +288,7 @@ class KafkaSource(Place):
         self._unrecorded = {}
         for tp in sorted(found):
             start, self._next[tp.partition] = self._next[tp.partition], self._position(tp)
-            parts.append(to_records(tp.partition, found[tp]))
+            parts.append(self._to_records(tp.partition, found[tp]))
             ranges[tp.partition] = Range(tp.partition, start, self._next[tp.partition])
         return join(parts), tuple(sorted(ranges.values()))
 

@@ -222,7 +222,8 @@ class FakeSource:
         self._check()
         found = self._fetch(self._dice.randint(max_records // 2, max_records) if self._rest() else 0)
         if not any(records for records, _ in found.values()):
-            self._wire.wait()
+            if timeout_s:
+                self._wire.wait()
             self._check()
             return Records.empty(), ()
         ranges = [Range(p, self._next[p], at) for p, (_, at) in found.items()]

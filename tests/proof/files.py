@@ -40,6 +40,7 @@ from shoal.stream.sources import MemorySource
 from shoal.stream.watching.progress import Tee
 
 from .clock import FakeClock
+from .committing import AtLast
 from .disk import FakeDisk, snapshots
 from .kit import START_MS, pool, values
 from .oracle import Divergence, require
@@ -101,6 +102,7 @@ class Life:
             store,
             Watching(self),
             FakeClock(START_MS),
+            committing=AtLast(),
         )
         self.engine.run()
         self.state = digest(pack(self.pipeline.snapshot()))

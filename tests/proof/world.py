@@ -39,6 +39,7 @@ from shoal.stream.watching.progress import Tee
 from . import oracle
 from .client import FakeSource, Wire
 from .clock import FakeClock
+from .committing import AtLast
 from .disk import FakeDisk
 from .kit import INTACT, SESSION_S, START_MS, TRANSACTION_S, Parts, fill, pool, small_portions, values
 from .log import FakeKafka
@@ -165,7 +166,15 @@ class World:
         disk = self.disks[process.slot].process(process.points)
         store = parts.store(FOLDER, config.engine.snapshots_kept, disk, self.clock)
         process.engine = parts.engine(
-            config, process.pipeline, process.source, sink, store, Tee([]), self.clock, process.fresh
+            config,
+            process.pipeline,
+            process.source,
+            sink,
+            store,
+            Tee([]),
+            self.clock,
+            process.fresh,
+            AtLast(),
         )
         process.engine.run()
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from river import cluster
 
-from .events import F32, F64, I32
-from .ports import Intervention, State
+from ..events import F32, F64, I32
+from ..ports import Intervention, State
 from .river_rule import VALUE_MAX, checked_centres, score_rows
 from .seeding import kmeans_plus_plus
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from .events import F64
+from ..events import F64
 
 LLOYD_ROUNDS = 10
 TRIES_MAX = 8

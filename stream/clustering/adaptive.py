@@ -1,0 +1,244 @@
+"""The default segmenter: River's rule with steps that find their own size, and centres that are put right.
+
+    learn   c_w += h_w (x - c_w), row after row (`steps.py`). A River object whose `halflife` is set, before each
+            row, to the step used follows it bit for bit.
+    tend    looks at the newest rows now and then (`attention.py`, `sample.py`) and does what is due
+            (`decision.py`): a swap, or with a number of centres between bounds a merge or a split.
+
+Always true: centres are finite, unused ones too (they keep their last place, and never win); between two calls
+of `tend`, `seed` or `carry` nothing but River's rule moves a centre; there is no randomness after `seed`; and
+nothing depends on the unit or the origin of the rows.
+
+Cost of a row: that of River's rule and 8 d operations more. `tend` does nothing in most calls; a look costs about
+as much as learning the sample once.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import xxhash
+
+from ..events import F32, F64, I32, I64
+from ..ports import Intervention, State
+from .attention import Attention
+from .decision import Change, next_change
+from .interventions import Proposal, far
+from .river_rule import checked_centres, score_rows
+from .sample import RecentRows, Sample, sample_rows
+from .seeding import kmeans_plus_plus
+from .steps import STEP_MAX, STEP_MIN, follow
+
+
+class AdaptiveKMeans:
+    """Between `fewest` and k centres (the same: always k) in d dimensions.
+
+    Memory: two (k, d) arrays, and 8 d + 24 bytes for each row of the sample (`sample_rows(k)` of them).
+    """
+
+    def __init__(self, k: int, d: int, seed: int, fewest: int | None = None) -> None:
+        self.k, self.d = k, d
+        self.fewest = k if fewest is None else fewest
+        self.centres: F64 = np.zeros((k, d), np.float64)
+        self.steps: F64 = np.full(k, STEP_MAX)  # (k,) the share of the gap each centre moves at its next row
+        self.used = np.ones(k, np.bool_)
+        self.seeded = False
+        self.version = 0
+        self.skipped = 0  # rows never learned from, because a value was not finite
+        self._seed = seed
+        self._traces: F64 = np.zeros((k, d), np.float64)
+        self._energy: F64 = np.zeros(k, np.float64)
+        self._recent = RecentRows(sample_rows(k), d)
+        self._attention = Attention(k, self._recent.rows_max)
+        self._limit = np.inf  # squared distance beyond which a row counts as that far only
+        self._digest = b""  # of every row that was ever taken into the sample
+
+    # --- the port ----------------------------------------------------------------------------------------
+
+    def seed(self, z: F32) -> None:
+        """Start from a buffer (n, d), n >= 1: k-means++, each centre as old as the rows it has there.
+
+        With a number between bounds, centres that share one lump are merged at once: nobody knows them yet.
+        """
+        rows = self._rows(z)
+        self.used[:] = True
+        self.carry(kmeans_plus_plus(rows, self.k, self._seed))
+        measured = self._measured(rows[np.isfinite(rows).all(axis=1)])
+        sizes = np.bincount(measured.label, minlength=self.k)
+        self.steps = _step_of(sizes)
+        self._energy = np.bincount(measured.label, measured.near, self.k) / np.maximum(sizes, 1)
+        self._recent = RecentRows(self._recent.rows_max, self.d)
+        self._take(measured, self._recent.rows_max)
+        self._attention.begin(self._recent.seen)
+        while self._recent.seen and self.used.sum() > self.fewest:
+            change = next_change(self._newest(), self.centres, self.used, self.fewest, whole=True)
+            if change is None or change.kind != "merge":
+                break
+            self._apply(change, self._newest())
+            self._measure_again()
+
+    def score(self, z: F32) -> tuple[I32, F64]:
+        """Nearest centre (n,) and squared distances (n, k), infinite for slots that are not in use.
+
+        A row that is not finite is infinitely far from all, and nearest to the first.
+        """
+        slots = np.flatnonzero(self.used)
+        nearest, own = score_rows(self.centres[slots], self._rows(z), 2)
+        if len(slots) == self.k:
+            return nearest, own
+        distances = np.full((len(own), self.k), np.inf)
+        distances[:, slots] = own
+        return slots[nearest].astype(np.int32), distances
+
+    def learn(self, z: F32) -> I32:
+        """Move the winner of each row, in order; the winners (n,), -1 for rows that are not finite."""
+        return self.learn_with_steps(z)[0]
+
+    def learn_with_steps(self, z: F32) -> tuple[I32, F64]:
+        """The same, and the step that each row was learned with (n,): River's `halflife`; 0 where it was not."""
+        rows = self._rows(z)
+        slots = np.flatnonzero(self.used)
+        parts = [part[slots] for part in (self.centres, self.steps, self._traces, self._energy)]
+        learned = follow(parts[0], rows, *parts[1:])
+        self.centres[slots], self.steps[slots], self._traces[slots], self._energy[slots] = parts
+        names = np.append(slots, -1).astype(np.int32)  # so that -1 stays -1
+        winner, second = names[learned.winner], names[learned.second]
+        self.skipped += int((winner < 0).sum())
+        self._take(Sample(rows, winner, second, learned.near, learned.next))
+        return winner, learned.step
+
+    def tend(self) -> tuple[Intervention, ...]:
+        """What is due, done, in order; at most half of the centres change in one call."""
+        scope = self._attention.due(self._recent, self._limit)
+        if not scope:
+            return ()
+        sample = self._recent.newest(scope)
+        self._limit = far(sample.near)
+        done: list[Intervention] = []
+        exact = False  # whether labels and distances are those of now: at first, those of when it was learned
+        while len(done) < max(1, self.k // 2):
+            whole = scope == self._recent.rows_max
+            change = next_change(sample, self.centres, self.used, self.fewest, whole)
+            if change is None:
+                break
+            if exact:
+                done.append(self._apply(change, sample))
+            sample, exact = self._measured(sample.rows), True
+        if exact:
+            self._measure_again()
+        return tuple(done)
+
+    def carry(self, centres: F64) -> None:
+        """Replace the centres (k, d), as at a publication. The sample's rows go along, each with its centre.
+
+        They were embedded by the encoder before; about where they are now is better than to know nothing for
+        as long as it takes to fill the sample again, and what is inside a group moves with it.
+        """
+        new = checked_centres(centres, self.k, self.d)
+        moved = self._newest()
+        moved.rows[:] += (new - self.centres)[moved.label]
+        self._recent.replace(moved)
+        self.centres = new
+        self._traces[:] = 0.0
+        self._measure_again()
+        self.seeded = True
+        self.version += 1
+
+    def fingerprint(self) -> bytes:
+        """16 bytes of everything later steps depend on; the sample by a running digest of what it took."""
+        h = xxhash.xxh3_128(self._digest)
+        for part in (self.centres, self.steps, self.used, self._traces, self._energy):
+            h.update(part.data)
+        h.update(repr((self._recent.seen, self._attention.counters(), self._limit, self.version)).encode())
+        return h.digest()
+
+    def snapshot(self) -> State:
+        arrays = {name: getattr(self, name).copy() for name in _ARRAYS}
+        scalars = {name: getattr(self, name) for name in _SCALARS}
+        return {
+            **{name.lstrip("_"): value for name, value in (arrays | scalars).items()},
+            "recent": self._recent.snapshot(),
+            "attention": self._attention.snapshot(),
+        }
+
+    def restore(self, state: State) -> None:
+        for name in _ARRAYS:
+            setattr(self, name, state[name.lstrip("_")].copy())
+        for name in _SCALARS:
+            setattr(self, name, state[name.lstrip("_")])
+        self.centres = checked_centres(self.centres, self.k, self.d)
+        self._recent.restore(state["recent"])
+        self._attention.restore(state["attention"])
+
+    # --- interventions -----------------------------------------------------------------------------------
+
+    def _apply(self, change: Change, sample: Sample) -> Intervention:
+        """Do what was decided on this sample (m rows); the fact that says so."""
+        self.version += 1
+        if change.centre >= 0:
+            self._bequeath(change.centre, change.into, sample)
+        if (proposal := change.proposal) is None:
+            return Intervention("merge", change.centre, change.into, -1, change.reason, change.gain)
+        slot = change.centre if change.centre >= 0 else int(np.argmin(self.used))
+        self._place(slot, proposal)
+        return Intervention(change.kind, slot, change.into, proposal.out_of, change.reason, change.gain)
+
+    def _bequeath(self, centre: int, into: int, sample: Sample) -> None:
+        """Give up `centre`: its heir moves to the mean of the rows it has and those it gets."""
+        got = (sample.label == centre) & (sample.second == into)
+        if got.any():
+            own = int((sample.label == into).sum())
+            total = own * self.centres[into] + sample.rows[got].sum(axis=0)
+            self.centres[into] = total / (own + int(got.sum()))
+            self._traces[into] = 0.0
+        self.used[centre] = False
+
+    def _place(self, slot: int, proposal: Proposal) -> None:
+        """Two centres for the rows of one, each as old as its part of them."""
+        pair = [proposal.out_of, slot]
+        self.centres[pair] = proposal.stays, proposal.leaves
+        self.steps[pair] = _step_of(np.array(proposal.sizes))
+        self._traces[pair] = 0.0
+        self._energy[slot] = self._energy[proposal.out_of]
+        self.used[slot] = True
+
+    # --- the sample --------------------------------------------------------------------------------------
+
+    def _take(self, sample: Sample, *most: int) -> None:
+        taken = self._recent.add(sample, *most)
+        h = xxhash.xxh3_128(self._digest)
+        h.update(np.ascontiguousarray(sample.rows[taken]).data)
+        self._digest = h.digest()
+
+    def _newest(self) -> Sample:
+        return self._recent.newest(len(self._recent))
+
+    def _measure_again(self) -> None:
+        self._recent.replace(self._measured(self._newest().rows))
+        self._limit = far(self._recent.near(len(self._recent)))
+
+    def _measured(self, rows: F64) -> Sample:
+        """Rows (m, d) with the labels and distances of now."""
+        label, distances = self.score(rows)  # type: ignore[arg-type]
+        at = np.arange(len(rows))
+        near = distances[at, label]
+        distances[at, label] = np.inf
+        second = distances.argmin(axis=1).astype(np.int32)
+        following = distances[at, second]
+        return Sample(
+            rows, label, np.where(np.isfinite(following), second, -1).astype(np.int32), near, following
+        )
+
+    def _rows(self, z: F32 | F64) -> F64:
+        assert z.ndim == 2, f"rows are a matrix, got {z.ndim} dimensions"
+        assert z.shape[1] == self.d, f"rows have {z.shape[1]} values, this segmenter has {self.d}"
+        return np.ascontiguousarray(z, np.float64)
+
+
+_ARRAYS = ("centres", "steps", "used", "_traces", "_energy")
+_SCALARS = ("seeded", "version", "skipped", "_limit", "_digest")
+
+
+def _step_of(rows: I64) -> F64:
+    """The step of a centre that is the mean of that many rows."""
+    found: F64 = np.clip(1.0 / np.maximum(rows, 1), STEP_MIN, STEP_MAX)
+    return found

@@ -1,0 +1,110 @@
+"""The newest rows the segmenter learned, with what was known about each: what interventions are decided on.
+
+A ring: the oldest row leaves first. Of a long step only `STEP_ROWS_MAX` rows are taken, spread evenly over it
+(rows of a step are in slot order, old users before new ones, so its end alone would be no fair sample).
+
+A row keeps the label and the distances it had when it was learned, before it moved its centre, until the
+whole ring is measured again: looking costs nothing then. No chance is involved anywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..events import F64, I32, I64, Bool
+from ..ports import State
+
+STEP_ROWS_MAX = 512
+PER_CENTRE, ROWS_MIN, ROWS_MAX = 256, 2048, 16_384
+_GOLDEN = 0.6180339887498949  # where in its part of the step the next row is taken from: evenly spread, too
+
+
+def sample_rows(k: int) -> int:
+    """Rows kept for k centres."""
+    return min(max(PER_CENTRE * k, ROWS_MIN), ROWS_MAX)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The newest m rows, oldest first; even ones are fitted to, odd ones are the judge."""
+
+    rows: F64  # (m, d)
+    label: I32  # (m,) nearest centre
+    second: I32  # (m,) nearest but one; -1: there is none
+    near: F64  # (m,) squared distance to the nearest
+    next: F64  # (m,) and to the nearest but one
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, keep: Bool | I64) -> Sample:
+        return Sample(self.rows[keep], self.label[keep], self.second[keep], self.near[keep], self.next[keep])
+
+
+class RecentRows:
+    """At most `rows_max` rows of d values: 8 d + 24 bytes each."""
+
+    def __init__(self, rows_max: int, d: int) -> None:
+        self.rows_max = rows_max
+        self.seen = 0  # rows taken so far
+        self._all = Sample(
+            np.zeros((rows_max, d)),
+            np.zeros(rows_max, np.int32), np.zeros(rows_max, np.int32),
+            np.zeros(rows_max), np.zeros(rows_max),
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        return min(self.seen, self.rows_max)
+
+    def add(self, rows: Sample, most: int = STEP_ROWS_MAX) -> I64:
+        """Take some of the n rows, at most `most`; which ones. Rows with label -1 are passed over."""
+        taken = self._spread(np.flatnonzero(rows.label >= 0), min(most, self.rows_max))
+        places = (self.seen + np.arange(len(taken))) % self.rows_max
+        self._put(places, rows.take(taken))
+        self.seen += len(taken)
+        return taken
+
+    def _spread(self, of: I64, most: int) -> I64:
+        if len(of) <= most:
+            return of
+        parts = np.arange(most)
+        inside = ((self.seen + parts) * _GOLDEN) % 1.0
+        at: I64 = of[((parts + inside) * len(of) / most).astype(np.int64)]
+        return at
+
+    def places(self, m: int) -> I64:
+        """Where the newest m rows (at most those there are) stand, oldest first."""
+        m = min(m, len(self))
+        found: I64 = (self.seen - m + np.arange(m)) % self.rows_max
+        return found
+
+    def newest(self, m: int) -> Sample:
+        return self._all.take(self.places(m))
+
+    def near(self, m: int) -> F64:
+        """(m,) squared distances of the newest m rows to their centres."""
+        found: F64 = self._all.near[self.places(m)]
+        return found
+
+    def replace(self, sample: Sample) -> None:
+        """Put the newest len(sample) rows back, measured anew or moved."""
+        self._put(self.places(len(sample)), sample)
+
+    def _put(self, places: I64, sample: Sample) -> None:
+        own = self._all
+        own.rows[places], own.label[places], own.second[places] = sample.rows, sample.label, sample.second
+        own.near[places], own.next[places] = sample.near, sample.next
+
+    def snapshot(self) -> State:
+        held, own = len(self), self._all
+        return {"seen": self.seen, **{name: getattr(own, name)[:held].copy() for name in _COLUMNS}}
+
+    def restore(self, state: State) -> None:
+        self.seen = state["seen"]
+        held = np.arange(len(self))
+        self._put(held, Sample(**{name: state[name] for name in _COLUMNS}))
+
+
+_COLUMNS = ("rows", "label", "second", "near", "next")

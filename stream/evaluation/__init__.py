@@ -1,0 +1,1 @@
+"""Evaluations: how good the groups are, against truth, against named peers, and in use."""
