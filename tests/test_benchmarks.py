@@ -7,6 +7,7 @@ import orjson
 import pytest
 from shop import events, small
 
+from shoal.stream import kernels
 from shoal.stream.benchmarks import contestants, pipeline, recovery, recovery_runs
 from shoal.stream.benchmarks.river_pipeline import RiverPipeline, User
 from shoal.stream.events import Records
@@ -84,9 +85,9 @@ def test_the_warm_up_reaches_everything_that_is_timed(monkeypatch):
         built.append(original(config, *probe))
         return built[-1]
 
-    original = contestants.build_pipeline
-    monkeypatch.setattr(contestants, "build_pipeline", remember)
-    contestants.warm_up(small("segmenter.warmup_rows=100000", "encoder.publish_every_rows=1000000"))
+    original = kernels.build_pipeline
+    monkeypatch.setattr(kernels, "build_pipeline", remember)
+    kernels.compile_kernels(small("segmenter.warmup_rows=100000", "encoder.publish_every_rows=1000000"))
     assert built[0].warmup.done
     assert built[0].chain.step > 3
     assert built[0].publisher.version >= 1
