@@ -14,12 +14,13 @@ help: ## what there is
 
 setup: $(READY) ## the virtual environment (.venv) with everything in it
 
-# torch comes apart from the lock: a CPU build that is already there is kept.
+# torch comes apart from the lock: a CPU build that is already there is kept. Last, everything is compiled once.
 $(READY): pyproject.toml requirements-dev.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet 'torch>=2.4'
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	$(BIN)/python -m shoal.stream.kernels
 	touch $@
 
 run: setup ## the main job on simulated events, no broker: under a minute
@@ -57,5 +58,6 @@ lock: setup ## write requirements*.lock anew (no registry addresses in them)
 LOCK := --quiet --generate-hashes --strip-extras --allow-unsafe --no-annotate --no-header --no-emit-options \
   --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
-clean: ## remove what was built here
+clean: ## remove what was built here, compiled kernels too
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis out
+	find stream encoders -name '*.nb[ci]' -delete

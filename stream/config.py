@@ -87,6 +87,10 @@ class Features(Frozen, frozen=True):
     users_max: Annotated[int, _d("users kept; the longest silent ones leave first", ge=16, le=50_000_000)] = (
         200_000
     )
+    keep_ms: Annotated[
+        int,
+        _d("a user silent for this long is forgotten, though not before the longest window is empty", ge=0),
+    ] = 180 * _MS_DAY
     dedup_max: Annotated[
         int, _d("event ids remembered; the oldest are forgotten first", ge=1024, le=1 << 30)
     ] = 1 << 20
@@ -156,7 +160,7 @@ class Membership(Frozen, frozen=True):
 
 
 class Engine(Frozen, frozen=True):
-    step_records_max: Annotated[int, _d("records in one step at most", ge=1, le=1_000_000)] = 8192
+    step_records_max: Annotated[int, _d("records in one step at most", ge=1, le=1_000_000)] = 16_384
     step_bytes_max: Annotated[int, _d("output bytes in flight per step at most", ge=1 << 16)] = 64 << 20
     poll_timeout_s: Annotated[float, _d("longest wait for input before looking round", gt=0, le=60)] = 0.1
     state_dir: Annotated[str, _d("folder of the snapshots; empty: none are kept")] = ""

@@ -2,6 +2,8 @@
 
 At most `users_max` users are kept. When a step brings more, the longest silent ones leave first, at least one
 in a hundred at a time so that making room stays cheap; a user named in the step never makes room for another.
+Who is silent for `keep_ms` leaves anyhow. That is longer than any window: what somebody likes outlasts what they
+did lately, and who comes back after two months is no stranger.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from .windows import window_start_ms
 ANONYMOUS = "\x00"
 """First character of the name of an anonymous user; the rest is the anonymous id."""
 
-_EXPIRY_SCAN = 1 << 14  # slots looked at per step for users whose windows are empty
+_EXPIRY_SCAN = 1 << 14  # slots looked at per step for users silent for too long
 _SWEEP_SCAN = 16  # slots looked at per silent row that a step may re-score
 _NEVER = np.iinfo(np.int64).max
 
@@ -39,6 +41,8 @@ class Users:
         self._max = config.users_max
         self._sweep_max = config.sweep_rows_max
         self._longest = config.horizons[-1]
+        self._keep_ms = config.keep_ms
+        self._asked: tuple[Sequence[str], tuple[list[str], I32]] = ((), ([], np.empty(0, np.int32)))
         self._reset()
 
     def _reset(self) -> None:
@@ -54,7 +58,8 @@ class Users:
 
     def touch(self, events: Events) -> I32:
         """(n,) the slot of each event's user; new users get the last slot freed, else the next unused."""
-        slots = self._roster.add(events.users)
+        names, index = self._distinct(events.users)
+        slots = self._roster.add(names)[index]
         _see(slots, events.time_ms, self.first_ms, self.last_ms, self.events_seen)
         return slots
 
@@ -68,9 +73,9 @@ class Users:
         return self._roster.names(slots)
 
     def leaving(self, names_in_step: Sequence[str], watermark_ms: int) -> I32:
-        """Slots to release before this step's events, ascending: empty windows first, then for lack of room.
+        """Slots to release before this step's events, ascending: silent for too long, then for lack of room.
 
-        Only the next 16,384 slots are looked at for empty windows, in turn. Users named in the step stay.
+        Only the next 16,384 slots are looked at for long silence, in turn. Users named in the step stay.
         """
         named, new = self._named(names_in_step)
         gone = self._expired(named, watermark_ms)
@@ -81,15 +86,27 @@ class Users:
 
     def _named(self, names: Sequence[str]) -> tuple[I32, int]:
         """Slots of the known users named, and how many of the names are new."""
-        slots = self._roster.find(names)
-        new = {names[i] for i in np.flatnonzero(slots < 0).tolist()}
-        return slots[slots >= 0], len(new)
+        slots = self._roster.find(self._distinct(names)[0])
+        return slots[slots >= 0], int((slots < 0).sum())
+
+    def _distinct(self, names: Sequence[str]) -> tuple[list[str], I32]:
+        """The names, each once, in order of appearance; (n,) which of them each is. A step asks twice: remembered."""
+        if self._asked[0] is not names:
+            distinct = list(dict.fromkeys(names))
+            place = {name: i for i, name in enumerate(distinct)}
+            index = np.fromiter(map(place.__getitem__, names), np.int32, len(names))
+            self._asked = names, (distinct, index)
+        return self._asked[1]
 
     def _expired(self, named: I32, watermark_ms: int) -> I32:
         slots, self._expiry_cursor = self._turn(self._expiry_cursor, _EXPIRY_SCAN)
+        return np.setdiff1d(slots[self.expired(slots, watermark_ms)], named)
+
+    def expired(self, slots: I32, watermark_ms: int) -> Bool:
+        """(m,) who is there, has been silent for `keep_ms`, and has nothing left in any window."""
         last_ms = self.last_ms[slots]
-        empty = (last_ms > 0) & (last_ms < window_start_ms(self._longest, watermark_ms))
-        return np.setdiff1d(slots[empty], named)
+        limit_ms = min(window_start_ms(self._longest, watermark_ms), watermark_ms - self._keep_ms)
+        return (last_ms > 0) & (last_ms < limit_ms)
 
     def _longest_silent(self, wanted: int, named: I32, gone: I32) -> I32:
         """The `wanted` users with the smallest (last_ms, slot), without those named or gone."""

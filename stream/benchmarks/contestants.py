@@ -27,24 +27,17 @@ from ..wiring import one_thread
 
 one_thread()  # before numpy is imported
 
-import msgspec  # noqa: E402
 
 from ..committing import Beside  # noqa: E402
 from ..config import Config, load  # noqa: E402
 from ..engine import Engine  # noqa: E402
 from ..events import CHANGES, Output  # noqa: E402
+from ..kernels import MADE_UP, compile_kernels  # noqa: E402
 from ..ports import Phase, Saved, ShoalError, Sink, Source  # noqa: E402
 from ..snapshots import NoStore  # noqa: E402
 from ..wiring import build_pipeline, file_ports, kafka_ports  # noqa: E402
 
 NAMES = ("shoal-file", "shoal-kafka", "shoal-kafka-confluent", "river-file", "river-kafka")
-_WARM_UP = [
-    b'{"event_id":"%d","type":"purchase","user_id":"u%d","event_time":%d,"value":1.5,'
-    b'"items":[{"id":"i%d","category":["a","b"]}]}' % (i, i % 50, 1_700_000_000_000 + i, i)
-    for i in range(400)
-]
-
-
 OTHERS = "others"
 """What threads beside the engine's own do: the client library, and a commit while the next step is computed."""
 
@@ -92,7 +85,7 @@ class StageTimes:
 
 def shoal(config: Config, ports: tuple[Source, Sink], limit: int) -> dict[str, Any]:
     """Run the engine over at least `limit` records (whole steps), or to the end of a file."""
-    warm_up(config)
+    compile_kernels(config)
     times = StageTimes(limit)
     pipeline = build_pipeline(config, times.stage)
     engine = Engine(config, pipeline, *ports, NoStore(), times, committing=Beside())
@@ -112,28 +105,13 @@ def shoal(config: Config, ports: tuple[Source, Sink], limit: int) -> dict[str, A
     }
 
 
-def warm_up(config: Config) -> None:
-    """An engine of its own, small enough that it warms up, learns and publishes: all kernels get compiled."""
-    from ...sinks.memory import MemorySink
-    from ..sources import MemorySource
-
-    replace = msgspec.structs.replace
-    tiny = replace(
-        config,
-        encoder=replace(config.encoder, warmup_steps=2, publish_every_rows=50),
-        segmenter=replace(config.segmenter, warmup_rows=50),
-        engine=replace(config.engine, step_records_max=100),
-    )
-    Engine(tiny, build_pipeline(tiny), MemorySource([_WARM_UP]), MemorySink(), NoStore(), StageTimes()).run()
-
-
 def river(
     config: Config, values: Iterator[bytes], write: Callable[[bytes], Any], finish: Callable[[], Any]
 ) -> dict[str, Any]:
     """Run the peer over `values`. The clock starts when the first one is there, as Shoal's does when it runs."""
     from .river_pipeline import RiverPipeline
 
-    for _ in RiverPipeline(config).run(_WARM_UP):
+    for _ in RiverPipeline(config).run(MADE_UP):
         pass
     pipeline = RiverPipeline(config)
     values = chain([next(values)], values)

@@ -30,10 +30,11 @@ import numpy as np  # noqa: E402
 from ..config import Config, load  # noqa: E402
 from ..engine import QUALITY_EVERY_S  # noqa: E402
 from ..events import CHANGES, Output, Range, Step  # noqa: E402
+from ..kernels import compile_kernels  # noqa: E402
 from ..pipeline import Pipeline  # noqa: E402
 from ..ports import ShoalError  # noqa: E402
 from ..wiring import build_pipeline  # noqa: E402
-from .contestants import peak_bytes, warm_up  # noqa: E402
+from .contestants import peak_bytes  # noqa: E402
 from .endurance_events import Passing  # noqa: E402
 from .state_sizes import sizes  # noqa: E402
 
@@ -117,7 +118,7 @@ def resident_bytes() -> int:
 
 def endure(config: Config, source: Passing, slices: int, echo: bool) -> dict[str, Any]:
     """Run over everything there is."""
-    warm_up(config)
+    compile_kernels(config)
     sampler = Sampler(source.events, slices, echo)
     pipeline = build_pipeline(config, sampler.stage)
     before_bytes = resident_bytes()

@@ -271,9 +271,10 @@ def main() -> None:
     from ..commands.run import with_signals
     from ..committing import Beside
     from ..engine import Engine
+    from ..kernels import compile_kernels
     from ..snapshots import NoStore
     from ..wiring import build_pipeline, kafka_ports
-    from .contestants import StageTimes, warm_up
+    from .contestants import StageTimes
 
     parser = argparse.ArgumentParser(prog=f"python -m {__name__}")
     parser.add_argument("name", choices=NAMES)
@@ -281,7 +282,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     arguments = parser.parse_args()
     config = load(None, arguments.overrides)
-    warm_up(config)
+    compile_kernels(config)
     source, sink = kafka_ports(config)
     if arguments.name == "at-least-once":
         _without_hashes()

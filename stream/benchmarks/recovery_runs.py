@@ -32,10 +32,11 @@ from ..config import Config, load  # noqa: E402
 from ..engine import Engine  # noqa: E402
 from ..events import Output, Range, Records  # noqa: E402
 from ..forked import ForkedStore  # noqa: E402
+from ..kernels import compile_kernels  # noqa: E402
 from ..ports import Phase, Saved, Source, State, Store  # noqa: E402
 from ..snapshots import DirectoryStore  # noqa: E402
 from ..wiring import build_pipeline  # noqa: E402
-from .contestants import StageTimes, peak_bytes, warm_up  # noqa: E402
+from .contestants import StageTimes, peak_bytes  # noqa: E402
 from .recovery_events import Building, Live, build_records, build_steps  # noqa: E402
 
 _SNAPSHOT_EVERY_STEPS = 20  # where its cost is measured: as often as one is finished
@@ -136,7 +137,7 @@ def build(config: Config, folder: Path, users: int) -> dict[str, Any]:
 
 def live(config: Config, folder: Path, users: int, events: int, rate: float) -> dict[str, Any]:
     """What an engine does between the snapshot and the crash, as fast as it can."""
-    warm_up(config)
+    compile_kernels(config)
     times = StageTimes(build_records(users) + events)
     store = TimedStore(DirectoryStore(folder / "state", kept=1))
     _run(config, Live(users, events, rate), FileSink(folder / "out"), store, times)

@@ -78,6 +78,7 @@ def command(
     began_s = time.monotonic()
     simulator = Simulator(demo_settings(users, events, days, seed))
     prepare(output)
+    _compile(config, as_json)
     source = SimulatedSource(simulator, seconds)
     summary = _run(config, source, output, http, quiet=as_json)
     if as_json:
@@ -180,6 +181,15 @@ class SimulatedSource:
 
     def close(self) -> None:
         pass
+
+
+def _compile(config: Config, quiet: bool) -> None:
+    """Before the clock of the simulation starts: compiling is not what the demo is about."""
+    from ..kernels import compile_kernels
+
+    if not quiet:
+        click.echo("Compiling what this machine has not compiled yet (up to a minute, once) ...", err=True)
+    compile_kernels(config)
 
 
 def _run(config: Config, source: SimulatedSource, output: Path, http: bool, quiet: bool) -> Summary:
