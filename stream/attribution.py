@@ -21,7 +21,7 @@ A change is called after the larger part: user_behavior; else segment_moved, or 
 encoder is another. The lead at the anchor was measured against its runner-up: exact when the user moves
 there, else a lower bound, and so is the part that begins with it. Only the encoder version before the
 serving one can be asked: for an older anchor the change is parted as if that version had made it, and
-without that encoder everything counts as the user's.
+without that encoder, or a place for both centres under it, everything counts as the user's.
 
 A user who stays while the segment's id is given up is `lineage`: neither moved.
 """
@@ -110,7 +110,9 @@ class Attribution:
         if len(other) and self._previous is not None:
             z = publisher.encode_previous(scored.x[row[other]])
             if z is not None:
-                middle[other] = lead(z, self._previous, old[other], new[other])
+                there = ~np.isnan(self._previous[[old[other], new[other]]]).any(axis=(0, 2))
+                asked = lead(z, self._previous, old[other], new[other])
+                middle[other] = np.where(there, asked, now[other])
         first, second = start - middle, middle - now
         user_shift, model_shift = np.zeros(len(moves)), np.zeros(len(moves))
         user_shift[moved] = np.where(same, second, first)
@@ -142,8 +144,13 @@ class Attribution:
                 members = np.flatnonzero(self._label == one.centre)
                 self._label[members] = one.into
                 self._version[members] = -1
-            if one.out_of >= 0 and self._previous is not None:
-                self._previous[one.centre] = self._previous[one.out_of]  # there was none: no lead either way
+            if one.out_of >= 0:
+                for known in (
+                    self._previous,
+                    self._centres,
+                ):  # the latter is the previous one after a publication
+                    if known is not None:
+                        known[one.centre] = np.nan  # there was none
 
     def clear(self, slots: I32) -> None:
         """As if nobody had ever been there: what is left would be the next user's, and in no snapshot."""
@@ -194,4 +201,5 @@ def _runner_up(distances: F64, own: I32) -> I32:
     """(n,) nearest centre other than the own one; the own one where there is no other."""
     others = distances.copy()
     others[np.arange(len(own)), own] = np.inf
-    return others.argmin(axis=1).astype(np.int32)
+    alone = ~np.isfinite(others.min(axis=1))
+    return np.where(alone, own, others.argmin(axis=1)).astype(np.int32)

@@ -87,10 +87,7 @@ class Features(Frozen, frozen=True):
     users_max: Annotated[int, _d("users kept; the longest silent ones leave first", ge=16, le=50_000_000)] = (
         200_000
     )
-    keep_ms: Annotated[
-        int,
-        _d("a user silent for this long is forgotten, though not before the longest window is empty", ge=0),
-    ] = 180 * _MS_DAY
+    keep_ms: Annotated[int, _d("a user silent for longer than this is forgotten", ge=0)] = 180 * _MS_DAY
     dedup_max: Annotated[
         int, _d("event ids remembered; the oldest are forgotten first", ge=1024, le=1 << 30)
     ] = 1 << 20
@@ -375,6 +372,11 @@ def _check_together(config: Config) -> None:
     if len({h.name for h in horizons}) != len(horizons):
         raise ConfigError("features.horizons: two windows have the same name")
     for horizon in horizons:
+        if horizons[-1].window_ms * horizon.tiles >= 2**31 * horizon.window_ms:
+            raise ConfigError(
+                f"features.horizons: a tile of {horizon.name} is {horizon.window_ms / horizon.tiles:g} ms, too fine "
+                f"beside a window of {horizons[-1].window_ms} ms; choose fewer tiles"
+            )
         if horizon.window_ms % horizon.tiles:
             raise ConfigError(
                 f"features.horizons: {horizon.name}: {horizon.window_ms} ms is not a multiple of "

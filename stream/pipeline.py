@@ -28,7 +28,6 @@ from .ports import Probe, Publication, Publisher, Segmenter, State, no_probe
 from .quality import davies_bouldin, silhouette
 from .users import Users
 from .warmup import Warmup
-from .windows import window_start_ms
 from .wire import Decoder
 
 UNTOLD_MAX = 1024
@@ -45,13 +44,15 @@ class Pipeline:
         publisher: Publisher,
         segmenter: Segmenter,
         probe: Probe = no_probe,
+        salt: int = 0,
     ) -> None:
+        """`salt` goes into the hashes of users' names, see `Users`."""
         self.config_hash = config.pure_hash()
         self.probe = probe
         self.decoder = Decoder(config.input)
         self.clock = Clock(config.time)
         self.admission = Admission(config.features)
-        self.users = Users(config.features)
+        self.users = Users(config.features, salt)
         self.features = features
         self.warmup = Warmup(config.segmenter)
         self.publisher = publisher
@@ -61,7 +62,6 @@ class Pipeline:
         self.catalog = Catalog(config.membership, segmenter.k, self.features.names)
         self.narrator = Narrator(self)
         self.chain = Chain(self.config_hash)
-        self._longest = config.features.horizons[-1]
         self._sweeps = config.features.sweep_rows_max > 0
 
     def step(self, step: Step) -> Output:
@@ -84,7 +84,7 @@ class Pipeline:
         with self.probe("warm"):
             started = self._warm_start(touched, raw, step)
         with self.probe("score"):
-            intervened = self._tend()
+            intervened = (len(step.records) > 0 or step.closing) and self._tend()
             scored = self._score(touched, raw, everybody=started or step.closing)  # (m, ...)
             moves = self._decide(scored, step)
             self.narrator.moved(moves, scored, events, slots)
@@ -215,7 +215,7 @@ class Pipeline:
         """
         now_ms, watermark_ms = self.clock.idle(as_of_ms)
         live = np.flatnonzero(self.users.last_ms).astype(np.int32)
-        if (self.users.last_ms[live] < window_start_ms(self._longest, watermark_ms)).any():
+        if self.users.expired(live, watermark_ms).any():
             return True
         if not self.warmup.done:
             return self.warmup.due(now_ms)

@@ -37,8 +37,9 @@ class Windowed(Protocol):
 class Users:
     """Names <-> slots 0..users_max-1, and when each user was first and last seen."""
 
-    def __init__(self, config: Features) -> None:
-        self._max = config.users_max
+    def __init__(self, config: Features, salt: int = 0) -> None:
+        """`salt`: anything that people outside cannot know; no result depends on it."""
+        self._max, self._salt = config.users_max, salt
         self._sweep_max = config.sweep_rows_max
         self._longest = config.horizons[-1]
         self._keep_ms = config.keep_ms
@@ -46,7 +47,7 @@ class Users:
         self._reset()
 
     def _reset(self) -> None:
-        self._roster = Roster(self._max)
+        self._roster = Roster(self._max, self._salt)
         self._expiry_cursor = 0
         self._sweep_cursor = 0
         self.last_ms: I64 = np.zeros(self._max, np.int64)  # (u,) newest event; 0 where free

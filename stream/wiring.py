@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,7 +48,7 @@ def build_pipeline(config: Config, probe: Probe = no_probe) -> Pipeline:
     features = Features(config.features)
     publisher = make_publisher(config.encoder, features.d)
     segmenter = make_segmenter(config.segmenter, publisher.d_out)
-    return Pipeline(config, features, publisher, segmenter, probe)
+    return Pipeline(config, features, publisher, segmenter, probe, secrets.randbits(62))
 
 
 def build_store(config: Config) -> Store:

@@ -1,14 +1,17 @@
 """Why a user changed: planted causes are found, and the shifts account for the whole swing."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from decisions import FakePublisher, Stage, scored
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.stream.attribution import Attribution, Verdict, lead
+from shoal.stream.attribution import Attribution, Verdict, _runner_up, lead
 from shoal.stream.config import Membership as Config
 from shoal.stream.membership import Membership
+from shoal.stream.ports import Intervention
 
 OLD, NEW = [0.0, 0.0], [10.0, 0.0]
 
@@ -240,3 +243,33 @@ def nothing_shifted(verdict, kind):
 def same(a, b):
     shifts = (a.user_shift, b.user_shift), (a.model_shift, b.model_shift)
     return a.kind == b.kind and all(np.array_equal(one, other) for one, other in shifts)
+
+
+def test_an_intervention_right_after_a_publication_does_not_blame_the_encoder():
+    """The centre placed now had another place under the encoder before: that place is no lead for anybody."""
+    members = Membership(Config(confirmations=1, margin=0.0), 4, 3)
+    members.begin(0)
+    attribution, publisher = Attribution(4, 1), FakePublisher()
+    publisher.previous = lambda x: x.copy()  # the new encoder is the old one
+    centres = np.array([[0.0], [10.0], [100.0]])
+
+    def step(number, slots, points):
+        rows = scored(slots, np.reshape(points, (-1, 1)), centres)
+        moves = members.decide(rows, np.full(len(slots), 9, np.int64), number, number)
+        verdict = attribution.judge(moves, rows, publisher, SimpleNamespace(centres=centres))
+        attribution.remember(rows, publisher.version)
+        return verdict
+
+    step(1, [0, 1], [1.0, 100.0])
+    publisher.version += 1
+    swap = [Intervention("swap", 2, 1, 0, "misplaced", 0.1)]
+    members.intervene(swap, 2)
+    attribution.intervene(swap)
+    centres[2] = 4.0
+    assert step(2, [0], [3.9]).kind == ("user_behavior",)
+
+
+def test_a_centre_alone_is_its_own_runner_up():
+    """The place that a centre not in use once had says nothing about anybody."""
+    distances = np.array([[np.inf, 4.0], [np.inf, 9.0]])
+    assert _runner_up(distances, np.array([1, 1], np.int32)).tolist() == [1, 1]

@@ -57,9 +57,9 @@ def _twins() -> list[str]:
     names = [f"{i}" for i in range(200_000)]
     coded = roster._coded(names)
     begins = np.concatenate([[0], coded.ends[:-1] + 1])
-    at = coded.text.ctypes.data
+    at, salt = coded.text.ctypes.data, np.zeros(3, np.int64)
     tags = np.array(
-        [roster._hash(at + a, b - a) for a, b in zip(begins.tolist(), coded.ends.tolist(), strict=True)]
+        [roster._hash(salt, at + a, b - a) for a, b in zip(begins.tolist(), coded.ends.tolist(), strict=True)]
     )
     order = np.argsort(tags, kind="stable")
     twin = np.flatnonzero(np.diff(tags[order]) == 0)[0]
@@ -96,3 +96,17 @@ def test_names_of_users_who_left_take_no_memory() -> None:
         one.add([f"somebody with a long name {i}" for i in range(first, first + 100)])
     assert one._pool.live_bytes() == 100 * 48
     one._pool.check()
+
+
+def test_no_salt_shows_in_slots_or_names():
+    """It only keeps people from making names that collide; removing a slot twice is removing it once."""
+    seen = []
+    for salt in (0, 12345, 2**61):
+        one = Roster(MAX, salt)
+        slots = one.add(["ann", "bo", "cy", "ann"]).tolist()
+        one.remove(np.array([1, 1], np.int32))
+        one.remove(np.array([1], np.int32))
+        slots += one.add(["di", "cy"]).tolist() + one.find(["bo", "di"]).tolist()
+        seen.append((slots, one.names(np.arange(3, dtype=np.int32)), len(one)))
+    assert seen[0] == ([0, 1, 2, 0, 1, 2, -1, 1], ["ann", "di", "cy"], 3)
+    assert seen[1:] == seen[:1] * 2

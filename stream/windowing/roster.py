@@ -24,7 +24,7 @@ from .slabs import HEAD, SPARE_MIN, Pool, drop, find, give
 NAME_BYTES_MAX = 1024
 
 _TEXT = HEAD + 2  # of a block: the name's length (2 bytes), then the name
-_USED, _FREED = 0, 1
+_USED, _FREED, _SALT = 0, 1, 2
 
 
 class Names(NamedTuple):
@@ -35,10 +35,13 @@ class Names(NamedTuple):
 
 
 class Roster:
-    """Who has which of `users_max` slots."""
+    """Who has which of `users_max` slots.
 
-    def __init__(self, users_max: int) -> None:
-        self._users_max = users_max
+    `salt` goes into the hashes, so that nobody outside can make names that collide. No result depends on it.
+    """
+
+    def __init__(self, users_max: int, salt: int = 0) -> None:
+        self._users_max, self._salt = users_max, salt
         self._reset()
 
     def _reset(self) -> None:
@@ -46,7 +49,7 @@ class Roster:
         self._pool = Pool(users_max, _TEXT + NAME_BYTES_MAX + 1)
         self._table = np.zeros(1 << (2 * users_max - 1).bit_length(), np.int64)  # hash and slot + 1; 0: free
         self._freed = np.zeros(users_max, np.int32)  # a stack of free slots
-        self._numbers = np.zeros(2, np.int64)  # slots ever used, slots on the stack
+        self._numbers = np.array([0, 0, self._salt], np.int64)  # slots ever used, slots on the stack, salt
 
     def __len__(self) -> int:
         return self.used - int(self._numbers[_FREED])
@@ -67,7 +70,7 @@ class Roster:
 
     def find(self, names: Sequence[str]) -> I32:
         """(n,) slots; -1 for who is not here."""
-        return _find(self._pool.slabs, self._table, *_coded(names))
+        return _find(self._pool.slabs, self._table, self._numbers, *_coded(names))
 
     def add(self, names: Sequence[str]) -> I32:
         """(n,) slots; who is not here yet gets one."""
@@ -105,7 +108,7 @@ class Roster:
         self._reset()
         live = np.array([slot for slot, name in enumerate(names) if name], np.int32)
         self._freed[: len(live)] = live[::-1]  # so that each gets its own
-        self._numbers[:] = len(names), len(live)
+        self._numbers[:_SALT] = len(names), len(live)
         self.add([name for name in names if name])
         self._freed[: len(freed)] = freed
         self._numbers[_FREED] = len(freed)
@@ -133,9 +136,9 @@ def _mix(x):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _hash(at, size):  # type: ignore[no-untyped-def]
-    """31 bits of `size` bytes. Reads one byte more."""
-    h, left = np.uint64(size) * np.uint64(0x9E3779B97F4A7C15), size
+def _hash(numbers, at, size):  # type: ignore[no-untyped-def]
+    """31 bits of `size` bytes and the salt. Reads one byte more."""
+    h, left = _mix(np.uint64(size) * np.uint64(0x9E3779B97F4A7C15) ^ np.uint64(numbers[_SALT])), size
     while left >= 8:
         h = _mix(h ^ np.uint64(load64(at)))
         at, left = at + 8, left - 8
@@ -175,12 +178,12 @@ def _probe(slabs, table, at, size, tag):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _find(slabs, table, text, ends):  # type: ignore[no-untyped-def]
+def _find(slabs, table, numbers, text, ends):  # type: ignore[no-untyped-def]
     slots, at = np.empty(len(ends), np.int32), np.int64(text.ctypes.data)
     begin = np.int64(0)
     for i in range(len(ends)):
         size = ends[i] - begin
-        tag = _hash(at + begin, size)
+        tag = _hash(numbers, at + begin, size)
         slots[i] = (table[_probe(slabs, table, at + begin, size, tag)] & 0xFFFFFFFF) - 1
         begin = ends[i] + 1
     return slots
@@ -195,7 +198,7 @@ def _add(slabs, table, freed, numbers, text, ends, slots, first):  # type: ignor
         if slabs.spare[1] < SPARE_MIN:
             return i
         size = ends[i] - begin
-        tag = _hash(at + begin, size)
+        tag = _hash(numbers, at + begin, size)
         cell = _probe(slabs, table, at + begin, size, tag)
         if table[cell] == 0:
             slot = _take_slot(freed, numbers)
@@ -223,14 +226,16 @@ def _take_slot(freed, numbers):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _remove(slabs, table, freed, numbers, slots):  # type: ignore[no-untyped-def]
-    for slot in slots:
-        block = find(slabs, slot)
+    for i in range(len(slots)):
+        block = find(slabs, slots[i])
+        if block == 0:  # it is free already
+            continue
         size = load16(block + HEAD)
-        tag = _hash(block + _TEXT, size)
+        tag = _hash(numbers, block + _TEXT, size)
         _close_gap(table, _probe(slabs, table, block + _TEXT, size, tag))
-        freed[numbers[_FREED]] = slot
+        freed[numbers[_FREED]] = slots[i]
         numbers[_FREED] += 1
-    drop(slabs, slots)
+        drop(slabs, slots[i : i + 1])
 
 
 @njit(cache=True)

@@ -28,6 +28,9 @@ from .memory import load16, load32, move, store16, store32
 GRANULE = 16
 """Bytes that sizes and addresses are multiples of."""
 
+BYTES_MAX = (2**31 - 1) * GRANULE - (1 << 27)
+"""Of a pool: places are counted in granules, by 32 bits with a sign; what it grows by at a time still fits."""
+
 SPARE_MIN = 16
 """Chunks that must be spare before work that may need some: kernels cannot make the array longer."""
 
@@ -76,6 +79,8 @@ class Pool:
         if slabs.spare[1] >= SPARE_MIN:
             return
         before = len(slabs.below)
+        if before * chunk >= BYTES_MAX:
+            raise MemoryError(f"one pool holds at most {BYTES_MAX >> 30} GiB: lower features.users_max")
         after = before + max(SPARE_MIN, min(before // 8, _GROWTH_MAX // chunk))
         # in place: the system moves page tables, not bytes, and nobody holds a view
         slabs.memory.resize(after * chunk, refcheck=False)
