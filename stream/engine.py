@@ -28,11 +28,14 @@ from .events import Manifest, Output, Range, Records, Step
 from .pipeline import Pipeline
 from .ports import (
     CommitUnknown,
+    DiskFailed,
+    InputError,
     Observer,
     Phase,
     ReplayMismatch,
     Sink,
     Source,
+    SourceGone,
     Stopped,
     Store,
     Ticker,
@@ -117,7 +120,12 @@ class Engine(Replica):
 
     def _loop(self) -> None:
         while not self._stopping:
-            polled = self._poll()
+            try:
+                polled = self._poll()
+            except (SourceGone, DiskFailed, InputError):  # nothing more comes: what was computed still counts
+                self._hand_over()
+                self._settle()
+                raise
             self._hand_over()
             if polled is None:
                 self._close()

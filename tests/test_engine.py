@@ -19,7 +19,15 @@ from shoal.stream.engine import Engine
 from shoal.stream.events import CHANGES, LINEAGE, MEMBERS, REJECTED, Output, Records, Step
 from shoal.stream.manifest import decode_manifest, encode_manifest
 from shoal.stream.packing import pack, unpack
-from shoal.stream.ports import CommitUnknown, Phase, ReplayMismatch, SourceGone, StateMismatch, Stopped
+from shoal.stream.ports import (
+    CommitUnknown,
+    DiskFailed,
+    Phase,
+    ReplayMismatch,
+    SourceGone,
+    StateMismatch,
+    Stopped,
+)
 from shoal.stream.replica import replay
 from shoal.stream.snapshots import DirectoryStore, NoStore
 from shoal.stream.sources import FileSource, MemorySource
@@ -518,3 +526,21 @@ def test_the_small_configuration_is_a_real_one():
     """Every override names a key that exists."""
     assert small().features.users_max == 512
     assert len(SMALL) == len({text.split("=")[0] for text in SMALL})
+
+
+def test_what_was_computed_before_the_input_broke_is_committed():
+    """A damaged file, a truncated topic: the last good step does not die with the poll that found out."""
+
+    class Broken(MemorySource):
+        polls = 0
+
+        def poll(self, max_records, timeout_s):
+            self.polls += 1
+            if self.polls == 4:
+                raise DiskFailed("the disk is gone")
+            return super().poll(64, timeout_s)
+
+    sink = MemorySink()
+    with pytest.raises(DiskFailed, match="gone"):
+        engine(small(), Broken([events()]), sink).run()
+    assert sink.last().step == 3

@@ -260,6 +260,15 @@ def test_seconds_with_a_fraction_are_the_millisecond_they_say() -> None:
     assert FLAT.plain.decode(values)[0].time_ms.tolist() == wanted
 
 
+@pytest.mark.parametrize(
+    "second", [1_073_741_824, 2_150_000_000, 2_154_852_259, 4_300_000_000, 4_324_270_463]
+)
+def test_seconds_are_read_alike_where_doubles_fall_just_short(second: int) -> None:
+    """Between powers of two that doubles of a thousand times as much have no bit to spare for."""
+    flat = '{"order":"1","line":"2","kind":"view","who":{"id":"u"},"ts":%d.%03d}'
+    FLAT.agree([(flat % (second + step, ms)).encode() for step in (0, 7) for ms in range(1000)])
+
+
 @given(numerals, numerals, numerals)
 def test_both_halves_read_the_same_numbers(value: str, price: str, quantity: str) -> None:
     """To the last bit of a double, also as the money of several items; whatever is not sure is left alone."""

@@ -459,3 +459,14 @@ def test_validate_reads_stdin_and_exits_with_0_when_all_is_well() -> None:
         [sys.executable, "-c", program], input=event() + b"\n", capture_output=True, timeout=120
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"-: 1 records, 0 with problems\n", b"")
+
+
+@pytest.mark.parametrize("field", ['"query":"\\ud800"', '"text":"\\udfff x"', '"unknown":["\\ud83d"]'])
+@pytest.mark.parametrize(
+    "wrong", ['"event_time":"x"', '"event_time":5,"event_id":5', '"event_time":1700000000000']
+)
+def test_half_a_surrogate_pair_is_no_json_whatever_else_is_wrong(field, wrong):
+    """Python's own JSON would take it: a record with a bad time as well once ended the engine, again and again."""
+    value = f'{{"event_id":"2","type":"view","user_id":"u",{wrong},{field}}}'.encode()
+    _, rejects = decode(value)
+    assert [reject.reason for reject in rejects] == [Reason.JSON]

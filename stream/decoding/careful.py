@@ -124,6 +124,10 @@ class Careful:
         """Why a record did not parse: `number`, `json`, `schema`, or the first thing wrong after these."""
         if problem := not_json(value):
             return problem
+        try:
+            _json(value)  # stricter than Python's: no half of a surrogate pair, in any field
+        except msgspec.DecodeError as not_text:
+            return Problem(Reason.JSON, f"event: {not_text}")
         if isinstance(error, Mistyped):
             return Problem(Reason.SCHEMA, str(error))
         if not isinstance(error, msgspec.ValidationError):

@@ -119,6 +119,9 @@ def _timed(found, ms):  # type: ignore[no-untyped-def]
     return TIME_MS_MIN <= ms < TIME_MS_MAX
 
 
+_NEARLY_ONE = 0.99
+
+
 @inner
 def keep_number(whole, mantissa, power, target, found, limits):  # type: ignore[no-untyped-def]
     value = worth(mantissa, power)
@@ -131,7 +134,10 @@ def keep_number(whole, mantissa, power, target, found, limits):  # type: ignore[
         return False
     if whole:
         return _timed(found, mantissa * limits.over // limits.under)
-    return _timed(found, np.int64(value * limits.over / limits.under))  # it has too few digits to round up
+    time_ms = value * limits.over / limits.under
+    if time_ms - np.floor(time_ms) > _NEARLY_ONE:  # a double just below a whole one: the careful half rounds
+        return False
+    return _timed(found, np.int64(time_ms))
 
 
 # --- when an item ends ------------------------------------------------------------------------------------

@@ -60,8 +60,11 @@ def _after_escape(data, p):  # type: ignore[no-untyped-def]
     """Halves of surrogate pairs are left for others to look at."""
     c = data[p + 1]
     if c == 0x75:  # u
-        first, second = _hex(data[p + 2]), _hex(data[p + 3])
-        if first < 0 or second < 0 or (first == 0xD and second >= 8):
+        first = _hex(data[p + 2])
+        if first < 0:  # the end of the text, maybe of everything: no byte is read behind it
+            return NO
+        second = _hex(data[p + 3])
+        if second < 0 or (first == 0xD and second >= 8):
             return NO
         return p + 6 if _hex(data[p + 4]) >= 0 and _hex(data[p + 5]) >= 0 else NO
     for known in (QUOTE, BACKSLASH, 0x2F, 0x62, 0x66, 0x6E, 0x72, 0x74):  # / b f n r t

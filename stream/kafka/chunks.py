@@ -26,6 +26,7 @@ _OFFSET, _KEY, _VALUE, _TRACE, _COLUMNS = 0, 1, 3, 5, 7
 
 _CUT_OFF = -1
 _VARINT_BITS = 63  # a longer number wraps here, and would not in the library: it is left to the library
+_RECORD_BYTES_MIN = 7  # the least that a record takes: a batch that says it has more is not believed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,6 +75,8 @@ class Chunk:
 
 def chunk_of(data: bytes, base_offset: int, count: int) -> Chunk | None:
     """The `count` records of a batch, decompressed; None unless they are all of `data`, and make sense."""
+    if count > len(data) // _RECORD_BYTES_MIN:
+        return None
     table = np.empty((count, _COLUMNS), np.int64)
     found = _walk(np.frombuffer(data, np.uint8), base_offset, table, _TRACEPARENT, TRACEPARENT_BYTES_MAX)
     return Chunk(data, table) if found else None
