@@ -124,7 +124,7 @@ def test_the_watermark_delay_is_measured_against_the_clock_of_the_step() -> None
 def test_a_step_lasts_as_long_as_its_stages_without_poll_and_commit() -> None:
     clock = HandClock()
     metrics = Metrics(clock_s=clock)
-    for name, took_s in (("poll", 5.0), ("decode", 0.25), ("score", 0.5), ("commit", 7.0)):
+    for name, took_s in (("poll", 5.0), ("decode", 0.25), ("changes", 0.5), ("commit", 7.0)):
         with metrics.stage(name):
             clock.now_s += took_s
     metrics.committed(output(), 7.0, {}, None)
@@ -430,3 +430,24 @@ def test_polling_without_committing_is_alive_but_not_ready() -> None:
     assert "no commit for 11 s" in metrics.health.ready().text
     metrics.committed(replace(output(), step=2), 0.1, {0: 0, 1: 8}, None)
     assert metrics.health.ready().ok
+
+
+def test_a_step_is_told_its_own_computing_time_though_the_next_is_computed_before_it_is_committed():
+    """1 second for the first step, 2 for the second: told in this order, one commit late."""
+    now_s = [0.0]
+    metrics = Metrics(clock_s=lambda: now_s[0])
+
+    def compute(seconds):
+        for stage in ("decode", "changes"):
+            with metrics.stage(stage):
+                now_s[0] += seconds / 2
+
+    def observed():
+        return metrics.registry.get_sample_value("shoal_step_seconds_sum")
+
+    compute(1.0)
+    compute(2.0)
+    metrics.committed(output(step=1), 0.0, {}, None)
+    assert observed() == 1.0
+    metrics.committed(output(step=2), 0.0, {}, None)
+    assert observed() == 3.0

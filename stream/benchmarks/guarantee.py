@@ -292,7 +292,7 @@ def main() -> None:
     engine = Engine(config, pipeline, source, sink, NoStore(), times, committing=Beside())
     times.engine = engine
     with_signals(engine, engine.run)
-    seconds = time.perf_counter() - times.started_s
+    seconds = times.ended_s - times.started_s
     print(json.dumps({"events": engine.counts.records, "seconds": seconds}))
 
 

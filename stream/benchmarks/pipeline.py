@@ -195,7 +195,8 @@ def render(result: dict[str, Any]) -> str:
     system = [facts.pop(name) for name in ("system", "processor", "cores")]
     contestants = result["contestants"]
     lines = [
-        f"Median of {result['rounds']} rounds (least to most), one process and one thread each.",
+        f"Median of {result['rounds']} rounds (least to most), one process each, computing in one thread; "
+        f"Shoal commits in a second one.",
         f"{system[0]}, {system[1]}, {system[2]} cores; " + ", ".join(f"{k} {v}" for k, v in facts.items()),
         "",
         "| contestant | events | events/s | x River | changes | peak memory |",

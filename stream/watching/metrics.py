@@ -62,7 +62,8 @@ class Metrics:
         self._clock_s = clock_s
         self._lag = Lag()
         self._churn: deque[tuple[int, int]] = deque(maxlen=CHURN_STEPS_MAX)  # (events, moves) per step
-        self._computing_s = 0.0
+        self._computing_s = 0.0  # of the step that is being computed
+        self._computed_s: deque[float] = deque(maxlen=2)  # of steps that are not committed yet
         self._covered_step: int | None = None  # the step that a restart would start from
         self._saved_s: float | None = None
         self._replayed = 0
@@ -82,6 +83,9 @@ class Metrics:
             self._made["shoal_stage_seconds"].labels(name if name in STAGES else "other").observe(took_s)
             if name not in ("poll", "commit"):
                 self._computing_s += took_s
+            if name == "changes":  # a step's last
+                self._computed_s.append(self._computing_s)
+                self._computing_s = 0.0
             self.health.turned()
 
     def phase(self, phase: Phase) -> None:
@@ -100,11 +104,10 @@ class Metrics:
             if topic in TOPICS:
                 self._made["shoal_records_written_total"].labels(topic).inc(records)
         self._made["shoal_steps_total"].inc()
-        self._made["shoal_step_seconds"].observe(self._computing_s)
+        self._made["shoal_step_seconds"].observe(self._computed_s.popleft() if self._computed_s else 0.0)
         self._made["shoal_commit_seconds"].observe(commit_s)
         if latency_s is not None:
             self._made["shoal_event_to_commit_seconds"].observe(latency_s)
-        self._computing_s = 0.0
         self._stepped(output)
         self._time(output)
         self._model(output.gauges)
@@ -128,6 +131,7 @@ class Metrics:
         self.health.turned()
         self._replayed = steps
         self._computing_s = 0.0
+        self._computed_s.clear()
         self._set("shoal_recovery_steps", steps)
         self._set("shoal_recovery_duration_seconds", seconds)
         self._set("shoal_snapshot_lag_steps", steps)
