@@ -8,8 +8,8 @@
 4. The interest block is centred (uncentred, popularity is one common direction) and divided by one common
    deviation; a row without any interest stays at 0, and is not learned from.
 5. Each family is divided by the square root of its active dimension (the sum of its columns' variances
-   after 1-3), so both weigh alike at `interest_weight` 1, and multiplied by sqrt(d / families), so that a
-   column is of order 1.
+   after 1-3), so both weigh alike at `interest_weight` 1, and multiplied by sqrt(d) and the root of its share
+   of the squared weights, so that a column is of order 1 whatever the weight: encoders count on that.
 
 Statistics change in `learn` only. They are exact over the first 100,000 rows; from there on older rows fade
 (a row 100,000 rows old counts 1/e). They depend on which rows were learned, so on the cut into steps.
@@ -85,10 +85,11 @@ class Scaling:
         divisor = np.maximum(np.sqrt(var), self._columns.floor)
         self._inverse = np.where(var > _NO_VARIANCE, 1.0 / divisor, 0.0)
         shown = var * self._inverse**2 * self._columns.weight**2
-        families = 2 if split < d else 1
+        square = self._interest_weight**2
+        families = 1.0 + square if split < d else 1.0
         self._gain = self._columns.weight.copy()
         self._gain[:split] *= np.sqrt(d / families / max(1.0, shown[:split].sum()))
-        self._gain[split:] *= self._interest_weight * np.sqrt(d / families / max(1.0, shown[split:].sum()))
+        self._gain[split:] *= np.sqrt(d * square / families / max(1.0, shown[split:].sum()))
 
     def fingerprint(self) -> bytes:
         return self._mean.tobytes() + self._var.tobytes() + self._rows.tobytes()

@@ -22,7 +22,14 @@ HORIZONS = (
 def config(**changes: object) -> Features:
     """Short windows and few users, so that a test can cross every boundary."""
     return Features(
-        **{"horizons": HORIZONS, "users_max": 16, "dedup_max": 1024, "interest_dim": 8, **changes}
+        **{
+            "horizons": HORIZONS,
+            "users_max": 16,
+            "keep_ms": 0,
+            "dedup_max": 1024,
+            "interest_dim": 8,
+            **changes,
+        }
     )  # type: ignore[arg-type]
 
 

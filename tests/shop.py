@@ -16,6 +16,7 @@ from shoal.stream.wiring import build_pipeline
 
 SMALL = (
     "features.users_max=512",
+    "features.keep_ms=0",
     "features.interest_dim=8",
     "features.dedup_max=8192",
     "encoder.dim=6",

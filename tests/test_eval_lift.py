@@ -14,8 +14,17 @@ from hypothesis import strategies as st
 from shop import SMALL, small
 
 from shoal.stream.cli import shoal
-from shoal.stream.evaluation.lift import compared, interval, repeats, shuffled
-from shoal.stream.evaluation.lift_score import PRIORS, TOP, follow, hits
+from shoal.stream.evaluation.lift import compared, interval, repeats, scored, shuffled
+from shoal.stream.evaluation.lift_score import (
+    HALF_LIVES,
+    PRIORS,
+    TOP,
+    candidates,
+    everybody,
+    follow,
+    hits,
+    named,
+)
 from shoal.stream.evaluation.lift_trace import Trace, targets, trace
 from shoal.stream.events import CHANNELS
 
@@ -32,42 +41,47 @@ def run(rows: list[tuple[int, int, int, int, int]], channel: int = PURCHASE) -> 
 # --- the oracle: dictionaries, one event at a time ------------------------------------------------------
 
 
-def oracle(trace: Trace, half_life: float, again: bool) -> tuple[Any, Any]:
-    counts: dict[int, dict[int, float]] = defaultdict(lambda: defaultdict(float))
+def oracle(trace: Trace, leader: Any, half_life: float, again: bool) -> tuple[Any, Any]:
+    counts: dict[Any, dict[int, float]] = defaultdict(lambda: defaultdict(float))
+    half_lives = {("all", h): forgets for h, forgets in enumerate(HALF_LIVES)}
     own: dict[int, set[int]] = defaultdict(set)
     hit = np.zeros((len(trace), len(PRIORS)), bool)
     target = np.ones(len(trace), bool)
     for step in np.unique(trace.step):
         here = np.flatnonzero(trace.step == step)
-        frozen = {segment: dict(items) for segment, items in counts.items()}
+        frozen = {name: dict(items) for name, items in counts.items()}
         for i in here:
             user, item = int(trace.user[i]), int(trace.item[i])
             passed = set() if again else own[user]
             if item in passed:
                 target[i] = False
             else:
+                shared = frozen.get(("all", int(leader[i])), {})
+                inside = frozen.get(int(trace.before[i]), {}) if trace.before[i] >= 0 else {}
                 for c, prior in enumerate(PRIORS):
-                    hit[i, c] = item in ten(frozen, int(trace.before[i]), prior, passed)
+                    hit[i, c] = item in ten(inside, shared, prior, passed)
             own[user].add(item)
         for i in here:
-            for items in counts.values():
+            for name, items in counts.items():
                 for known in items:
-                    items[known] *= 0.5 ** (1 / half_life)
-            counts[-1][int(trace.item[i])] += 1
+                    items[known] *= 0.5 ** (1 / half_lives.get(name, half_life))
+            for name in half_lives:
+                counts[name][int(trace.item[i])] += 1
             if trace.after[i] >= 0:
                 counts[int(trace.after[i])][int(trace.item[i])] += 1
     return hit, target
 
 
-def ten(counts: dict[int, dict[int, float]], segment: int, prior: float, passed: set[int]) -> list[int]:
-    everybody = counts.get(-1, {})
-    total = sum(everybody.values())
-    scores = dict(everybody)
-    if segment >= 0 and np.isfinite(prior):
-        inside = counts.get(segment, {})
-        scores = {j: inside.get(j, 0.0) + prior * n / total for j, n in everybody.items()}
+def ten(inside: dict[int, float], shared: dict[int, float], prior: float, passed: set[int]) -> list[int]:
+    total = sum(shared.values())
+    scores = {j: inside.get(j, 0.0) + prior * n / total for j, n in shared.items()}
     ranked = sorted((j for j in scores if j not in passed), key=lambda j: (-round(scores[j], 9), j))
     return ranked[:TOP]
+
+
+def led(trace: Trace) -> Any:
+    """(n,) some global list or other, the same throughout a step."""
+    return trace.step.astype(np.int64) * 7 % len(HALF_LIVES)
 
 
 traces = st.lists(
@@ -80,8 +94,8 @@ traces = st.lists(
 @settings(max_examples=100, deadline=None)
 def test_the_counters_agree_with_dictionaries(trace: Trace, again: bool) -> None:
     """Every hit of every candidate, and which events were targets; a half-life that makes ties rare."""
-    hit, target = hits(trace, 37.3, again)
-    wanted_hit, wanted_target = oracle(trace, 37.3, again)
+    hit, target = hits(trace, led(trace), 37.3, PRIORS, again)
+    wanted_hit, wanted_target = oracle(trace, led(trace), 37.3, again)
     np.testing.assert_array_equal(target, wanted_target)
     np.testing.assert_array_equal(hit, wanted_hit)
 
@@ -99,18 +113,24 @@ def test_the_counters_agree_with_dictionaries_on_a_long_run(again: bool) -> None
         )
         for i in range(600)
     ]
-    hit, target = hits(run(rows), 83.7, again)
-    wanted_hit, wanted_target = oracle(run(rows), 83.7, again)
+    whole = run(rows)
+    hit, target = hits(whole, led(whole), 83.7, PRIORS, again)
+    wanted_hit, wanted_target = oracle(whole, led(whole), 83.7, again)
     np.testing.assert_array_equal(target, wanted_target)
     np.testing.assert_array_equal(hit, wanted_hit)
     assert len({column.tobytes() for column in hit.T}) >= 4, "the candidates had different hits"
 
 
+def shown(trace: Trace, again: bool) -> Any:
+    """(n, c) the hits of all candidates, the leading global list first."""
+    return candidates(trace, everybody(trace, again)[0], again)
+
+
 def test_counts_stay_finite_however_long_the_stream() -> None:
     """A half-life of a fiftieth of an event passes the rescaling every few events, and the last item leads."""
-    rows = [(i, 0, i % 3, -1, -1) for i in range(60)]
-    hit, _ = hits(run(rows), 0.02, True)
-    assert hit[5:, 0].all(), "three items are always among ten"
+    whole = run([(i, 0, i % 3, 0, 0) for i in range(60)])
+    hit, _ = hits(whole, led(whole), 0.02, PRIORS, True)
+    assert hit[5:].all(), "three items are always among ten"
 
 
 # --- nothing leaks --------------------------------------------------------------------------------------
@@ -140,18 +160,19 @@ def test_true_kinds_lift_and_a_grouping_by_chance_does_not() -> None:
 def test_the_answer_is_never_known_before() -> None:
     """Every item is turned to once: nothing that counted its own step, or a later one, could stay without hits."""
     rows = [(i // 4, i % 7, i, i % 2, i % 2) for i in range(400)]
-    hit, target = hits(run(rows), 1e9, True)
+    hit, target = everybody(run(rows), True)
     assert target.all()
     assert not hit.any()
+    assert not shown(run(rows), True).any()
 
 
 def test_what_follows_changes_nothing_before() -> None:
     """The hits of a shorter run are the first hits of the longer one."""
     whole = two_tastes()
     part = Trace(*(getattr(whole, name)[:800] for name in Trace.__slots__))
-    long, short = hits(whole, 500.0, False), hits(part, 500.0, False)
-    np.testing.assert_array_equal(long[0][:800], short[0])
-    np.testing.assert_array_equal(follow(long[0], whole.step)[:800], follow(short[0], part.step))
+    long, short = shown(whole, False), shown(part, False)
+    np.testing.assert_array_equal(long[:800], short)
+    np.testing.assert_array_equal(follow(long, whole.step)[:800], follow(short, part.step))
 
 
 def test_a_step_does_not_choose_by_its_own_hits() -> None:
@@ -166,24 +187,66 @@ def test_a_step_does_not_choose_by_its_own_hits() -> None:
 def test_a_segment_without_counts_proposes_the_global_list() -> None:
     """Whatever the prior, exactly: users came into it a moment ago, and nothing was counted there."""
     rows = [(i // 8, i % 9, (i * i) % 31, 1, 0) for i in range(400)]
-    hit, _ = hits(run(rows), 200.0, True)
+    hit = shown(run(rows), True)
     assert hit[:, 0].any()
-    for c in range(1, len(PRIORS)):
+    for c in range(1, hit.shape[1]):
         np.testing.assert_array_equal(hit[:, c], hit[:, 0])
 
 
 def test_users_without_a_segment_get_the_global_list_and_count() -> None:
-    """Nobody is in a segment: no lift, and every event is a target."""
+    """Nobody is in a segment: the global list that leads, no lift over it, and every event is a target."""
     rows = [(i // 8, i % 9, (i * i) % 31, -1, -1) for i in range(400)]
     found = compared(run(rows), True)
-    assert (found["lift"], found["with_segment"], found["targets"]) == (0.0, 0.0, 400)
-    assert found["interval"] == (0.0, 0.0)
+    assert (found["with_segment"], found["targets"]) == (0.0, 400)
+    assert (found["lift"], found["interval"]) == (0.0, (0.0, 0.0))
+    assert found["segment_rate"] == found["global_rate"]
 
 
-def test_the_prior_begins_with_the_global_list() -> None:
-    """Before any hit, and at ties, nothing but the global list is used."""
-    assert np.isinf(PRIORS[0])
-    assert follow(np.zeros((5, len(PRIORS)), bool), np.arange(5)).tolist() == [0] * 5
+def test_the_choice_begins_with_the_global_list() -> None:
+    """Before any hit, and at ties, nothing but the global list is used; every other column is one of the grid."""
+    grid = [named(c) for c in range(1 + len(HALF_LIVES) * len(PRIORS))]
+    assert grid[0] == (np.inf, np.inf)
+    assert set(grid[1:]) == {(h, m) for h in HALF_LIVES for m in PRIORS}
+    assert follow(np.zeros((5, len(grid)), bool), np.arange(5)).tolist() == [0] * 5
+
+
+def test_a_lead_by_chance_is_not_followed() -> None:
+    """Four hits ahead where the two differed 16 times is 1 deviation, where they differed 4 times it is 2."""
+    behind, ahead, both = [1, 0], [0, 1], [1, 1]
+    rows = [*[both] * 5, *[behind] * 6, *[ahead] * 10, both]
+    hit = np.array(rows, bool)
+    assert follow(hit, np.arange(len(hit)))[-1] == 1
+    assert follow(hit, np.arange(len(hit)), 2.0)[-1] == 0
+    hit = np.array([*[both] * 5, *[ahead] * 4, both], bool)
+    assert follow(hit, np.arange(len(hit)), 2.0).tolist() == [0] * 9 + [1]
+    assert follow(hit, np.zeros(len(hit), np.int64), 2.0).tolist() == [0] * 10
+
+
+def test_a_column_is_what_its_name_says() -> None:
+    """Each candidate equals the segments' lists of that memory and that prior, counted by itself."""
+    whole = two_tastes(steps=60)
+    hit, _ = everybody(whole, True)
+    leader = follow(hit, whole.step)
+    columns = candidates(whole, hit, True)
+    np.testing.assert_array_equal(columns[:, 0], hit[np.arange(len(hit)), leader])
+    for c in range(1, columns.shape[1]):
+        half_life, prior = named(c)
+        np.testing.assert_array_equal(columns[:, c], hits(whole, leader, half_life, (prior,), True)[0][:, 0])
+
+
+def test_segments_keep_a_longer_memory_than_everybody() -> None:
+    """A third of what is bought is this week's fashion, the rest a lasting taste of one of twenty thin segments."""
+    random = np.random.default_rng(3)
+    rows = []
+    for i in range(6000):
+        user = int(random.integers(80))
+        fashion = 12 * (i // 1000) + int(random.integers(12))
+        lasting = 100 + 40 * (user % 20) + int(40 * random.random() ** 2)
+        item = fashion if random.random() < 0.3 else lasting
+        rows.append((i // 32, user, item, user % 20, user % 20))
+    found = compared(run(rows), True)
+    assert found["segment_half_life"] > found["half_life"]
+    assert found["lift_undecayed"] > found["lift"] > 1.0
 
 
 # --- what counts ----------------------------------------------------------------------------------------
@@ -192,12 +255,12 @@ def test_the_prior_begins_with_the_global_list() -> None:
 def test_own_items_are_passed_over_where_repeats_make_no_sense() -> None:
     """A clicked item is no target for who clicked it before, and does not take a place in the list."""
     before = [(i, 0, i, -1, -1) for i in range(12)]
-    hit, target = hits(run([*before, (12, 0, 3, -1, -1), (13, 1, 0, -1, -1)]), 1e9, False)
+    hit, target = everybody(run([*before, (12, 0, 3, -1, -1), (13, 1, 0, -1, -1)]), False)
     assert not target[12]
     assert not hit[13, 0], "eleven newer items stand before it for somebody new"
     knowing = [*before, (12, 1, 10, -1, -1), (13, 1, 11, -1, -1), (14, 1, 0, -1, -1)]
-    assert hits(run(knowing), 1e9, False)[0][14, 0], "two of them are passed over for somebody who knows them"
-    assert not hits(run(knowing), 1e9, True)[0][14, 0]
+    assert everybody(run(knowing), False)[0][14, 0], "two of them are passed over for somebody who knows them"
+    assert not everybody(run(knowing), True)[0][14, 0]
 
 
 def test_repeats_count_where_most_targets_are_purchases() -> None:
@@ -211,13 +274,12 @@ def test_repeats_count_where_most_targets_are_purchases() -> None:
 
 def test_intervals_hold_the_lift_and_are_drawn_over_users() -> None:
     """Seeded; they shrink with users, not with events of one user."""
-    from shoal.stream.evaluation.lift import _at
-
     many = two_tastes()
-    found = _at(many, 1e9, True)
-    low, high = interval(many, found)
-    assert low < found.lift < high
-    assert (low, high) == interval(many, found)
+    found = scored(many, True)
+    pair = found.segment, found.shared[:, -1]
+    low, high = interval(many, *pair)
+    assert low < found.lift(-1) < high
+    assert (low, high) == interval(many, *pair)
 
 
 def test_shuffled_users_keep_sizes_and_moments() -> None:
@@ -290,6 +352,7 @@ def test_the_command_measures_a_small_file(shop_file: str) -> None:
         assert row["targets"] > 500
         assert 0 < row["global_rate"] < 1
         assert row["interval"][0] <= row["lift"] <= row["interval"][1]
+        assert row["interval_undecayed"][0] <= row["lift_undecayed"] <= row["interval_undecayed"][1]
         assert len(row["by_half_life"]) == 5
     text = CliRunner().invoke(shoal, [*arguments[:-1], "2", *settings])
     assert "| identity | both | 2 |" in text.stdout

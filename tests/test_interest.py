@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from made import T0, Touch, columns, config, hashed
 
@@ -82,7 +82,10 @@ class Oracle:
                 continue
             rest = self.history(t.user, without=t)
             whole = np.linalg.norm(self.history(t.user))
-            if np.linalg.norm(rest) > 0.01 * max(whole, self.faded(t)):
+            limit = 0.01 * max(whole, self.faded(t))
+            left = float(np.linalg.norm(rest))
+            assume(left < 1e-9 or not 0.98 < left / limit < 1.02)  # 16 bits cannot tell which side it is on
+            if left > limit:
                 for token in t.tokens:
                     self.contexts.setdefault(token, []).append(rest / np.linalg.norm(rest))
 

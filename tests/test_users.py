@@ -55,10 +55,10 @@ steps = st.lists(
 
 
 def leave_by_hand(
-    known: dict[str, list[int]], slot_of: dict[str, int], names: set[str], watermark_ms: int
+    known: dict[str, list[int]], slot_of: dict[str, int], names: set[str], watermark_ms: int, keep_ms: int
 ) -> list[str]:
-    """Who leaves, as one would write it down: empty windows first, then the longest silent."""
-    start_ms = window_start_ms(HORIZONS[-1], watermark_ms)
+    """Who leaves, as one would write it down: silent for too long, with empty windows; then the longest silent."""
+    start_ms = min(window_start_ms(HORIZONS[-1], watermark_ms), watermark_ms - keep_ms)
     gone = [name for name, times in known.items() if max(times) < start_ms and name not in names]
     excess = len(known) - len(gone) + len(names - set(known)) - USERS_MAX
     rest = [name for name in known if name not in names and name not in gone]
@@ -66,17 +66,18 @@ def leave_by_hand(
     return gone + rest[: max(0, excess)]
 
 
-@given(steps, st.integers(0, 60))
+@given(steps, st.integers(0, 60), st.sampled_from([0, HOUR_MS * 5 // 2, 4 * HOUR_MS]))
 @settings(max_examples=150, deadline=None)
-def test_users_come_and_go_as_in_a_plain_dictionary(log: Steps, lag_min: int) -> None:
+def test_users_come_and_go_as_in_a_plain_dictionary(log: Steps, lag_min: int, keep_ms: int) -> None:
     """Who is kept, since when, until when, how many events: equal to lists of times per name."""
-    users, known, base = Users(CONFIG), dict[str, list[int]](), 0
+    users, known, base = Users(config(users_max=USERS_MAX, keep_ms=keep_ms)), dict[str, list[int]](), 0
     for number, step in enumerate(log):
         base = number * HOUR_MS // 2
         touched = [Touch(name, T0 + base + minute * 60_000) for name, minute in step]
         watermark_ms = T0 + base - lag_min * 60_000
         slot_of = {name: users.slot(name) for name in known}
-        wanted = leave_by_hand(known, slot_of, {t.user for t in touched}, watermark_ms)  # type: ignore[arg-type]
+        names = {t.user for t in touched}
+        wanted = leave_by_hand(known, slot_of, names, watermark_ms, keep_ms)  # type: ignore[arg-type]
         gone = users.leaving([t.user for t in touched], watermark_ms)
         assert sorted(users.names(gone)) == sorted(wanted)
         assert gone.tolist() == sorted(gone.tolist())

@@ -86,7 +86,8 @@ def lift(
     repeats: str,
     as_json: bool,
 ) -> None:
-    """What segments are worth to a recommender: hit-rate@10 of their lists against everybody's list.
+    """What segments are worth to a recommender: hit-rate@10 of their lists against everybody's list,
+    once as it is best in hindsight and once as plain popularity that never forgets.
 
     EVENTS is a file of events with items, JSON lines or .gz; --config holds its field map.
     """

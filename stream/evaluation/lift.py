@@ -4,12 +4,17 @@ Prequential: the real pipeline runs over a file of events; what a step's users t
 lists as the steps before left them (`lift_trace.py`), then counted (`lift_score.py`).
 
     hit-rate@10   the share of targets that were among the ten best of a list
-    lift          hits of the segments' lists over hits of the global list, less 1
+    lift          hits of the segments' lists over hits of a global list, less 1
 
-Both lists forget at the same half-life, and of the half-lives tried the one at which the *global* list does
-best, in hindsight, is used. A user without a segment gets the global list both times, and counts. Intervals:
-users drawn again with replacement (Poisson bootstrap, seeded). `random` is the lift when every user is in the
-segment of somebody else drawn at random: what a grouping of these sizes gives without any knowledge.
+The segments' lists choose their memory, and how far they are shrunk, by what happened before. They have two rivals:
+
+    best          the decayed global list with the half-life that is best for it in hindsight: the hardest one
+    undecayed     plain global popularity: everything ever counted, nothing forgotten
+
+Against the second a part of the lift is due to forgetting, not to segments; against the first none is. A user
+without a segment gets the global list that led so far, and counts. Intervals: users drawn again with replacement
+(Poisson bootstrap, seeded). `random` is the lift over the best when every user is in the segment of somebody
+else drawn at random: what a grouping of these sizes gives without any knowledge.
 """
 
 from __future__ import annotations
@@ -27,11 +32,8 @@ from ..benchmarks.pipeline import machine
 from ..config import Config
 from ..events import CHANNELS, F64, I64, Bool
 from ..ports import InputError
-from .lift_score import PRIORS, follow, hits
+from .lift_score import DOUBT, HALF_LIVES, candidates, everybody, follow, named
 from .lift_trace import TAKEN_TO, Trace, trace
-
-HALF_LIVES = (2_000.0, 5_000.0, 20_000.0, 100_000.0, 1e9)
-"""In targets, whoever's: the lists' memory. The last one never forgets."""
 
 FAMILIES = ("activity", "interest", "both")
 ENCODERS = ("identity", "linear", "autoencoder")
@@ -110,23 +112,27 @@ def summary(run: Trace) -> dict[str, Any]:
 
 
 def compared(run: Trace, counts_repeats: bool) -> dict[str, Any]:
-    """Hit rates and lift at the half-life that is best for the global list; the lifts at all of them."""
-    results = [_at(run, half_life, counts_repeats) for half_life in HALF_LIVES]
-    best = max(range(len(results)), key=lambda i: results[i].total[0])  # ties: the shorter one
-    found = results[best]
+    """Hit rates, and the lift of the segments' lists over both rivals, with intervals."""
+    found = scored(run, counts_repeats)
+    best = found.best
+    half_life, prior = named(found.candidate)
     return {
         "targets": int(found.target.sum()),
         "with_segment": float((run.before[found.target] >= 0).mean()) if found.target.any() else 0.0,
-        "global_rate": found.rate(0),
-        "segment_rate": found.rate(1),
-        "lift": found.lift,
-        "interval": interval(run, found),
-        "random": _at(shuffled(run, _SEED), HALF_LIVES[best], counts_repeats).lift,
+        "global_rate": found.rate(found.shared[:, best]),
+        "undecayed_rate": found.rate(found.shared[:, -1]),
+        "segment_rate": found.rate(found.segment),
+        "lift": found.lift(best),
+        "interval": interval(run, found.segment, found.shared[:, best]),
+        "lift_undecayed": found.lift(-1),
+        "interval_undecayed": interval(run, found.segment, found.shared[:, -1]),
+        "random": scored(shuffled(run, _SEED), counts_repeats).lift(best),
         "half_life": HALF_LIVES[best],
-        "prior": found.prior,
+        "segment_half_life": half_life,
+        "prior": prior,
         "by_half_life": [
-            {"half_life": h, "global_rate": r.rate(0), "lift": r.lift}
-            for h, r in zip(HALF_LIVES, results, strict=True)
+            {"half_life": h, "global_rate": found.rate(found.shared[:, i]), "lift": found.lift(i)}
+            for i, h in enumerate(HALF_LIVES)
         ],
         "sizes": np.bincount(_last(run)[_last(run) >= 0], minlength=run.segments).tolist(),
     }
@@ -137,32 +143,33 @@ class Hits:
     """Which of the n events were targets, and which of these each list had."""
 
     target: Bool  # (n,)
-    everybody: Bool  # (n,)
-    segment: Bool  # (n,)
-    prior: float  # weight of the global list that was used last, in events; infinite: nothing else
+    shared: Bool  # (n, len(HALF_LIVES)) the global list of each memory
+    segment: Bool  # (n,) the segment's list as chosen
+    candidate: int  # that was chosen last
 
     @property
-    def total(self) -> tuple[int, int]:
-        return int(self.everybody.sum()), int(self.segment.sum())
+    def best(self) -> int:
+        """The global list with most hits in the end; ties: the shorter memory."""
+        return int(np.argmax(self.shared.sum(axis=0)))
 
-    @property
-    def lift(self) -> float:
-        base, own = self.total
-        return own / base - 1.0 if base else 0.0
+    def lift(self, rival: int) -> float:
+        base = int(self.shared[:, rival].sum())
+        return int(self.segment.sum()) / base - 1.0 if base else 0.0
 
-    def rate(self, which: int) -> float:
-        return self.total[which] / max(1, int(self.target.sum()))
-
-
-def _at(run: Trace, half_life: float, counts_repeats: bool) -> Hits:
-    hit, target = hits(run, half_life, counts_repeats)
-    chosen = follow(hit, run.step)
-    return Hits(target, hit[:, 0], hit[np.arange(len(hit)), chosen], PRIORS[int(chosen[-1])])
+    def rate(self, hit: Bool) -> float:
+        return int(hit.sum()) / max(1, int(self.target.sum()))
 
 
-def interval(run: Trace, found: Hits) -> tuple[float, float]:
-    """Of the lift, 95 %: users, not events, are what would be drawn anew."""
-    base, own = (np.bincount(run.user, weights=hit) for hit in (found.everybody, found.segment))  # (u,)
+def scored(run: Trace, counts_repeats: bool) -> Hits:
+    shared, target = everybody(run, counts_repeats)
+    hit = candidates(run, shared, counts_repeats)
+    chosen = follow(hit, run.step, DOUBT)
+    return Hits(target, shared, hit[np.arange(len(hit)), chosen], int(chosen[-1]))
+
+
+def interval(run: Trace, segment: Bool, shared: Bool) -> tuple[float, float]:
+    """Of the lift, 95 %, from the hits (n,) of both lists: users, not events, are what would be drawn anew."""
+    base, own = (np.bincount(run.user, weights=hit) for hit in (shared, segment))  # (u,)
     rng = np.random.default_rng(_SEED)
     lifts: list[float] = []
     for _ in range(0, _RESAMPLES, _AT_ONCE):
@@ -204,16 +211,19 @@ def render(result: dict[str, Any]) -> str:
         f"{result['step_records']} lines a step; repeats {again}.",
         facts,
         "",
-        "| encoder | family | segments | hit-rate@10 global | segment | lift | 95 % | random | s |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| encoder | family | segments | hit-rate@10 undecayed | global | segment | lift over undecayed | 95 % "
+        "| lift over the best global | 95 % | random | s |",
+        "|---|---|" + "---:|" * 10,
     ]
     return "\n".join([*lines, *(_line(row) for row in result["variants"])])
 
 
 def _line(row: dict[str, Any]) -> str:
     low, high = row["interval"]
+    least, most = row["interval_undecayed"]
     return (
-        f"| {row['encoder']} | {row['family']} | {row['segments']} | {row['global_rate']:.4f} "
-        f"| {row['segment_rate']:.4f} | {row['lift']:+.1%} | {low:+.1%} to {high:+.1%} | {row['random']:+.1%} "
-        f"| {row['seconds']:.0f} |"
+        f"| {row['encoder']} | {row['family']} | {row['segments']} "
+        f"| {row['undecayed_rate']:.4f} | {row['global_rate']:.4f} | {row['segment_rate']:.4f} "
+        f"| {row['lift_undecayed']:+.1%} | {least:+.1%} to {most:+.1%} "
+        f"| {row['lift']:+.1%} | {low:+.1%} to {high:+.1%} | {row['random']:+.1%} | {row['seconds']:.0f} |"
     )
