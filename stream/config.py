@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 from msgspec import Meta
 
+from .config_checks import check_together
 from .config_text import is_service_link, mistyped, nearest, nearly, parsed
 from .ports import ConfigError
 
@@ -99,7 +100,7 @@ class Encoder(Frozen, frozen=True):
     kind: Annotated[
         Literal["autoencoder", "linear", "identity"], _d("what turns a feature row into an embedding")
     ] = "autoencoder"
-    dim: Annotated[int, _d("dimensions of the embedding (identity: the row's own)", ge=1, le=1024)] = 16
+    dim: Annotated[int, _d("dimensions of the embedding (identity: the row's own)", ge=1, le=1024)] = 32
     hidden: Annotated[int, _d("hidden units of the autoencoder", ge=1, le=8192)] = 64
     learning_rate: Annotated[float, _d("Adam step of the autoencoder", gt=0, le=1)] = 1e-3
     batch: Annotated[int, _d("rows per gradient step, half of them replayed", ge=2, le=65_536)] = 256
@@ -129,7 +130,9 @@ class Segmenter(Frozen, frozen=True):
         Literal["adaptive", "constant"],
         _d("steps that find their size and centres that are put right; or River's rule alone, with `step`"),
     ] = "adaptive"
-    segments: Annotated[int, _d("number of centres, the largest if `segments_min` is set", ge=1, le=4096)] = 8
+    segments: Annotated[int, _d("number of centres, the largest if `segments_min` is set", ge=1, le=4096)] = (
+        32
+    )
     segments_min: Annotated[
         int, _d("smallest number of centres, found between this and `segments`; 0: always `segments`", ge=0)
     ] = 0
@@ -316,7 +319,7 @@ def load(
         config = msgspec.convert(tree, Config)
     except msgspec.ValidationError as error:
         raise ConfigError(_mistyped(str(error), tree, origins, str(path))) from None
-    _check_together(config)
+    check_together(config)
     return config
 
 
@@ -360,44 +363,6 @@ def _check_key(section: str, key: str, where: str) -> None:
 def _put(tree: dict[str, dict[str, Any]], section: str, key: str, text: str, where: str) -> None:
     kind = type(getattr(SECTIONS[section](), key))
     tree.setdefault(section, {})[key] = parsed(text, kind, where)
-
-
-def _check_together(config: Config) -> None:
-    """What no single key can know."""
-    horizons = config.features.horizons
-    if not horizons:
-        raise ConfigError("features.horizons: at least one sliding window is needed")
-    if [h.window_ms for h in horizons] != sorted({h.window_ms for h in horizons}):
-        raise ConfigError("features.horizons: spans must be different, shortest first")
-    if len({h.name for h in horizons}) != len(horizons):
-        raise ConfigError("features.horizons: two windows have the same name")
-    for horizon in horizons:
-        if horizons[-1].window_ms * horizon.tiles >= 2**31 * horizon.window_ms:
-            raise ConfigError(
-                f"features.horizons: a tile of {horizon.name} is {horizon.window_ms / horizon.tiles:g} ms, too fine "
-                f"beside a window of {horizons[-1].window_ms} ms; choose fewer tiles"
-            )
-        if horizon.window_ms % horizon.tiles:
-            raise ConfigError(
-                f"features.horizons: {horizon.name}: {horizon.window_ms} ms is not a multiple of "
-                f"{horizon.tiles} tiles; choose a span that the tiles divide"
-            )
-    if config.engine.step_records_max > config.features.users_max:
-        raise ConfigError(
-            f"engine.step_records_max = {config.engine.step_records_max} is larger than features.users_max = "
-            f"{config.features.users_max}: one step could touch more users than can be kept"
-        )
-    adaptive = config.segmenter.mode == "adaptive"
-    if adaptive and config.segmenter.backend == "river":
-        raise ConfigError('segmenter.backend = "river" has one step for all: set segmenter.mode = "constant"')
-    if config.segmenter.segments_min > (most := config.segmenter.segments if adaptive else 0):
-        wanted = f"wanted at most {most} (segmenter.segments; 0 in constant mode)"
-        raise ConfigError(f"segmenter.segments_min = {config.segmenter.segments_min}: {wanted}")
-    if config.segmenter.warmup_rows < config.segmenter.segments:
-        raise ConfigError(
-            f"segmenter.warmup_rows = {config.segmenter.warmup_rows} is less than segmenter.segments = "
-            f"{config.segmenter.segments}: every centre needs a row to start from"
-        )
 
 
 _VARIABLES = {key.variable: (key.section, key.name) for key in keys()}

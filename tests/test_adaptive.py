@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from shoal.stream import config
 from shoal.stream.clustering.adaptive import AdaptiveKMeans
 from shoal.stream.clustering.attention import Attention
+from shoal.stream.clustering.decision import _gain, _stands_out, _View
 from shoal.stream.clustering.interventions import Proposal, is_sure, savings
 from shoal.stream.clustering.river_backend import river_model
 from shoal.stream.clustering.sample import STEP_ROWS_MAX, RecentRows, Sample, sample_rows
@@ -90,7 +91,7 @@ def test_a_row_that_is_not_finite_is_counted_and_changes_nothing():
 def test_the_unit_of_the_rows_does_not_matter(power, seed):
     """From a millionth to a million: the same labels, steps and interventions, and every centre is alive."""
     places = homes(seed, 4)
-    rows = np.concatenate([rows_of(seed, 1500, places), rows_of(seed, 3000, homes(seed + 1, 4))])
+    rows = np.concatenate([rows_of(seed, 4000, places), rows_of(seed, 3000, homes(seed + 1, 4))])
     ours, scaled = made(rows[:400], 4), made(rows[:400] * 2.0**power, 4)
     done, again = fed(ours, rows), fed(scaled, rows * 2.0**power)
     assert [(i.kind, i.centre, i.into, i.out_of) for i in done] == [
@@ -187,7 +188,7 @@ def test_the_number_of_centres_is_found_between_its_bounds(tail):
     """Sixteen at most, five groups: five are in use, the others never win and are infinitely far."""
     places = homes(5, 5, 5.0)
     ours = made(rows_of(5, 2048, places, tail), 16, 2)
-    fed(ours, rows_of(6, 6000, places, tail), 256)
+    fed(ours, rows_of(6, 12_000, places, tail), 256)
     assert ours.used.sum() == 5
     assert serves(ours, places)
     nearest, distances = ours.score(rows_of(7, 100, places, tail))
@@ -263,7 +264,7 @@ def test_the_configuration_chooses_mode_and_bounds():
     assert (made.k, made.fewest, made.used.all()) == (9, 3, True)
     always = make_segmenter(config.Segmenter(), D)
     assert isinstance(always, AdaptiveKMeans)
-    assert always.fewest == always.k == 8
+    assert always.fewest == always.k == config.Segmenter().segments
 
 
 @pytest.mark.parametrize("k", [1, 2, 7])
@@ -311,23 +312,68 @@ def test_of_a_long_step_rows_from_all_of_it_are_taken():
 
 
 def test_a_change_is_looked_at_soon_and_only_with_rows_from_after_it():
-    """Calm: every full sample, at all of it. Alarmed: at the new part, again and again."""
+    """Calm: four looks a sample, the last at all of it. Alarmed: at the new part, again and again."""
     rows_max = sample_rows(4)
     recent, attention = RecentRows(rows_max, 1), Attention(4, rows_max)
     looks = []
-    for at in range(0, 16_384, 128):
-        near = np.linspace(0.5, 1.5, 128) * (1.0 if at < 10_240 else 1.3)
+    for at in range(0, 24_576, 128):
+        near = np.linspace(0.5, 1.5, 128) * (1.0 if at < 18_432 else 1.3)
         nothing = np.zeros(128, np.int32)
         recent.add(Sample(np.zeros((128, 1)), nothing, nothing, near, near))
         if scope := attention.due(recent, np.inf):
             looks.append((at + 128, scope))
-    calm = [scope for at, scope in looks if at <= 10_240]
-    assert set(calm[2:]) == {rows_max}
-    assert len(calm) <= 2 + 10_240 // rows_max
-    alarmed = [(at, scope) for at, scope in looks if 10_240 < at <= 10_240 + rows_max]
-    assert alarmed[0][0] <= 10_240 + 384
+    calm = [scope for at, scope in looks if at <= 18_432]
+    assert set(calm) == {rows_max // 4, rows_max}
+    assert calm.count(rows_max) == 18_432 // rows_max
+    alarmed = [(at, scope) for at, scope in looks if 18_432 < at <= 18_432 + rows_max // 2]
+    assert alarmed[0][0] <= 18_432 + 384
     assert len(alarmed) > 6
-    assert all(scope <= at - 10_240 + 256 for at, scope in alarmed)
+    assert all(scope <= at - 18_432 + 256 for at, scope in alarmed)
+
+
+def test_a_second_change_during_an_alarm_is_seen_by_the_rows_since_the_first():
+    """Those from before it lie far out, too, and would hide it."""
+    rows_max = sample_rows(4)
+    recent, attention = RecentRows(rows_max, 1), Attention(4, rows_max)
+    found = []
+    for at in range(0, 8192, 128):
+        factor = 1.0 if at < 4096 else 1.3 if at < 6144 else 1.7
+        near = factor * np.linspace(0.5, 1.5, 128)
+        nothing = np.zeros(128, np.int32)
+        recent.add(Sample(np.zeros((128, 1)), nothing, nothing, near, near))
+        attention.due(recent, np.inf)
+        found.append(attention.snapshot()["changed"])
+    assert {4096 - 128, 4096, 4096 + 128} & set(found)
+    assert abs(found[-1] - 6144) <= 512
+
+
+# --- a mood of the hour ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_groups_that_take_turns_keep_their_centres(seed):
+    """Eight groups, six centres; some sleep while others are awake. Following the hour would be a swap an hour."""
+    places = homes(seed, 8, 3.0)
+    day, night = places[:6], places[4:]
+
+    def hours(first, n):
+        return np.concatenate(
+            [rows_of(seed + i, 600, night if i % 2 else day) for i in range(first, first + n)]
+        )
+
+    ours = made(hours(0, 4), 6)
+    assert len(fed(ours, hours(4, 40), 256)) <= 3
+
+
+def test_what_stands_out_depends_on_how_much_is_known():
+    """The same distance from the mean says nothing with no or one number before, little with two."""
+    assert not _stands_out(9.0, np.array([]))
+    assert not _stands_out(9.0, np.array([0.0]))
+    assert not _stands_out(4.0, np.array([-1.0, 1.0]))
+    assert not _stands_out(3.0, np.array([-1.0, 0.0, 1.0]))
+    assert _stands_out(3.6, np.array([-1.0, 0.0, 1.0]))
+    assert _stands_out(4.0, np.array([-1.0, 1.0] * 3))
+    assert not _stands_out(2.0, np.array([-1.0, 1.0] * 3))
 
 
 # --- what a swap saves -------------------------------------------------------------------------------------
@@ -358,3 +404,14 @@ def test_chance_is_not_sure_and_three_deviations_are():
     assert np.mean(passed) < 0.004
     assert is_sure(np.ones(10))
     assert not is_sure(np.ones(9))
+
+
+@pytest.mark.parametrize(("saved", "is_due"), [(0.09, False), (0.11, True)])
+def test_a_sure_gain_of_less_than_a_tenth_of_a_mean_centres_inertia_is_not_worth_an_id(saved, is_due):
+    """A tenth of all rows' inertia, divided by the number of centres."""
+    k, near = 5, np.ones(400)
+    label = np.zeros(400, np.int32)
+    sample = Sample(np.zeros((400, 1)), label, label, near, near)
+    used, stood = np.ones(k, np.bool_), np.zeros(k, np.int64)
+    view = _View(sample, sample, sample, np.zeros((k, 1)), used, np.inf, sample, stood, 100)
+    assert (_gain(near * saved / k, near, view) is not None) == is_due

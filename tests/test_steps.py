@@ -94,3 +94,20 @@ def test_what_is_told_of_a_row_is_what_a_dumb_look_at_the_centres_tells(d, k, se
         assert one.near[0] == pytest.approx(gaps[0])
         assert one.second[0] == (order[1] if k > 1 else -1)
         assert one.next[0] == pytest.approx(gaps[1] if k > 1 else np.inf)
+
+
+def test_how_far_out_a_row_is_says_nothing_beyond_twice_the_usual_error():
+    """Five deviations or fifty: the same step afterwards. Half a deviation more within reach is another one."""
+
+    def step_after(gap):
+        rng = np.random.default_rng(2)
+        centre, steps = np.zeros((1, 4)), np.array([0.02])
+        traces, energy = np.zeros((1, 4)), np.full(1, 4.0)
+        follow(centre, rng.standard_normal((50, 4)), steps, traces, energy)
+        follow(centre, centre + gap * np.ones(4), steps, traces, energy)
+        follow(centre, centre + np.ones((1, 4)), steps, traces, energy)
+        return float(steps[0])
+
+    assert step_after(5.0) == pytest.approx(step_after(50.0), rel=1e-9)
+    assert step_after(1.7) != pytest.approx(step_after(1.2), rel=1e-3)
+    assert step_after(2.4) == pytest.approx(step_after(50.0), rel=1e-9), "from twice the usual on"

@@ -28,6 +28,11 @@ from .sample import RecentRows, Sample, sample_rows
 from .seeding import kmeans_plus_plus
 from .steps import STEP_MAX, STEP_MIN, follow
 
+CHANGES_MAX = 4
+"""Interventions of one call: each looks at the whole sample again, and a step must not wait for dozens."""
+
+_BLOCK = 2048  # rows measured at a time: their distances to all centres are held meanwhile
+
 
 class AdaptiveKMeans:
     """Between `fewest` and k centres (the same: always k) in d dimensions.
@@ -47,9 +52,13 @@ class AdaptiveKMeans:
         self._seed = seed
         self._traces: F64 = np.zeros((k, d), np.float64)
         self._energy: F64 = np.zeros(k, np.float64)
+        self._placed: I64 = np.zeros(
+            k, np.int64
+        )  # rows the sample had seen when an intervention put it there
         self._recent = RecentRows(sample_rows(k), d)
         self._attention = Attention(k, self._recent.rows_max)
         self._limit = np.inf  # squared distance beyond which a row counts as that far only
+        self._unfinished = 0  # rows of a look at which more was due than one call does; 0: none
         self._digest = b""  # of every row that was ever taken into the sample
 
     # --- the port ----------------------------------------------------------------------------------------
@@ -57,7 +66,8 @@ class AdaptiveKMeans:
     def seed(self, z: F32) -> None:
         """Start from a buffer (n, d), n >= 1: k-means++, each centre as old as the rows it has there.
 
-        With a number between bounds, centres that share one lump are merged at once: nobody knows them yet.
+        What is due by the buffer is done at once, swaps or, with a number between bounds, merges: nobody knows
+        these centres yet.
         """
         rows = self._rows(z)
         self.used[:] = True
@@ -67,14 +77,17 @@ class AdaptiveKMeans:
         self.steps = _step_of(sizes)
         self._energy = np.bincount(measured.label, measured.near, self.k) / np.maximum(sizes, 1)
         self._recent = RecentRows(self._recent.rows_max, self.d)
+        self._placed[:] = 0
         self._take(measured, self._recent.rows_max)
         self._attention.begin(self._recent.seen)
-        while self._recent.seen and self.used.sum() > self.fewest:
-            change = next_change(self._newest(), self.centres, self.used, self.fewest, whole=True)
-            if change is None or change.kind != "merge":
+        kind = "swap" if self.fewest == self.k else "merge"
+        for _ in range(self.k if self._recent.seen else 0):
+            change = self._next_change(len(self._recent))
+            if change is None or change.kind != kind:
                 break
             self._apply(change, self._newest())
             self._measure_again()
+        self._placed[:] = 0
 
     def score(self, z: F32) -> tuple[I32, F64]:
         """Nearest centre (n,) and squared distances (n, k), infinite for slots that are not in use.
@@ -107,24 +120,22 @@ class AdaptiveKMeans:
         return winner, learned.step
 
     def tend(self) -> tuple[Intervention, ...]:
-        """What is due, done, in order; at most half of the centres change in one call."""
-        scope = self._attention.due(self._recent, self._limit)
+        """What is due, done, in order; CHANGES_MAX at most, and the next call goes on with what is left."""
+        scope = self._unfinished or self._attention.due(self._recent, self._limit)
+        self._unfinished = 0
         if not scope:
             return ()
-        sample = self._recent.newest(scope)
-        self._limit = far(sample.near)
         done: list[Intervention] = []
         exact = False  # whether labels and distances are those of now: at first, those of when it was learned
-        while len(done) < max(1, self.k // 2):
-            whole = scope == self._recent.rows_max
-            change = next_change(sample, self.centres, self.used, self.fewest, whole)
-            if change is None:
+        self._limit = far(self._recent.near(scope))
+        while change := self._next_change(scope):
+            if len(done) == CHANGES_MAX:
+                self._unfinished = scope
                 break
             if exact:
-                done.append(self._apply(change, sample))
-            sample, exact = self._measured(sample.rows), True
-        if exact:
+                done.append(self._apply(change, self._recent.newest(scope)))
             self._measure_again()
+            exact = True
         return tuple(done)
 
     def carry(self, centres: F64) -> None:
@@ -146,9 +157,13 @@ class AdaptiveKMeans:
     def fingerprint(self) -> bytes:
         """16 bytes of everything later steps depend on; the sample by a running digest of what it took."""
         h = xxhash.xxh3_128(self._digest)
-        for part in (self.centres, self.steps, self.used, self._traces, self._energy):
+        for part in (self.centres, self.steps, self.used, self._traces, self._energy, self._placed):
             h.update(part.data)
-        h.update(repr((self._recent.seen, self._attention.counters(), self._limit, self.version)).encode())
+        h.update(
+            repr(
+                (self._recent.seen, self._attention.counters(), self._limit, self._unfinished, self.version)
+            ).encode()
+        )
         return h.digest()
 
     def snapshot(self) -> State:
@@ -170,6 +185,21 @@ class AdaptiveKMeans:
         self._attention.restore(state["attention"])
 
     # --- interventions -----------------------------------------------------------------------------------
+
+    def _next_change(self, scope: int) -> Change | None:
+        """What the newest `scope` rows ask for, and those before them, and how long a centre has stood, allow."""
+        held = self._newest()
+        at = len(held) - scope
+        stood = self._recent.seen - self._placed
+        return next_change(
+            held.take(slice(at, None)),
+            held.take(slice(at)),
+            self.centres,
+            self.used,
+            stood,
+            self.fewest,
+            self._attention.calm,
+        )
 
     def _apply(self, change: Change, sample: Sample) -> Intervention:
         """Do what was decided on this sample (m rows); the fact that says so."""
@@ -199,6 +229,7 @@ class AdaptiveKMeans:
         self.steps[pair] = _step_of(np.array(proposal.sizes))
         self._traces[pair] = 0.0
         self._energy[slot] = self._energy[proposal.out_of]
+        self._placed[slot] = self._recent.seen
         self.used[slot] = True
 
     # --- the sample --------------------------------------------------------------------------------------
@@ -218,15 +249,18 @@ class AdaptiveKMeans:
 
     def _measured(self, rows: F64) -> Sample:
         """Rows (m, d) with the labels and distances of now."""
+        parts = [self._nearest_two(rows[at : at + _BLOCK]) for at in range(0, max(len(rows), 1), _BLOCK)]
+        return Sample(rows, *(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    def _nearest_two(self, rows: F64) -> tuple[I32, I32, F64, F64]:
+        """Labels of the nearest and of the second centre (m,), -1 for none; distances (m,) to both."""
         label, distances = self.score(rows)  # type: ignore[arg-type]
         at = np.arange(len(rows))
         near = distances[at, label]
         distances[at, label] = np.inf
         second = distances.argmin(axis=1).astype(np.int32)
         following = distances[at, second]
-        return Sample(
-            rows, label, np.where(np.isfinite(following), second, -1).astype(np.int32), near, following
-        )
+        return label, np.where(np.isfinite(following), second, -1).astype(np.int32), near, following
 
     def _rows(self, z: F32 | F64) -> F64:
         assert z.ndim == 2, f"rows are a matrix, got {z.ndim} dimensions"
@@ -234,8 +268,8 @@ class AdaptiveKMeans:
         return np.ascontiguousarray(z, np.float64)
 
 
-_ARRAYS = ("centres", "steps", "used", "_traces", "_energy")
-_SCALARS = ("seeded", "version", "skipped", "_limit", "_digest")
+_ARRAYS = ("centres", "steps", "used", "_traces", "_energy", "_placed")
+_SCALARS = ("seeded", "version", "skipped", "_limit", "_unfinished", "_digest")
 
 
 def _step_of(rows: I64) -> F64:

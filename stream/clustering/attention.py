@@ -1,10 +1,11 @@
 """When the newest rows are looked at for interventions, and how many of them count.
 
-    calm      every full sample of new rows, at all of it
+    calm      a quarter of the sample, whenever there is as much of it that is new; all of it, when all is new
     alarmed   when the newest rows lie farther from their centres than those before them, by `ALARM` deviations:
               whatever the newest 1, 2, 4 ... portions are. Then only rows since that change count (the older
               ones would speak for centres that nobody needs any more), and they are looked at again whenever
-              there is a fourth more of them, from `SCOPE_MIN` on until they fill the sample.
+              there is a fourth more of them, from `SCOPE_MIN` on until they fill half the sample. Another
+              change in this time is told by the rows since the first.
 
 An alarm decides nothing: it only makes the looking quicker. The means are trimmed at `limit`, as everywhere.
 """
@@ -26,19 +27,28 @@ SCOPE_PER_CENTRE, SCOPE_MIN = 16, 256
 not dead (in simulated shops, looks at 128 rows moved centres to and fro between night and day)."""
 PORTION_PER_CENTRE, PORTION_MIN, PORTION_MAX = 8, 128, 1024
 
+COMPARED = 16
+"""Portions that a glance takes in at most."""
+CALM = 4
+"""Calm looks while the sample fills once, the last of them at all of it."""
+ALARM_SHARE = 2
+"""An alarm is over when the rows since the change fill this part of the sample."""
+
 
 class Attention:
     def __init__(self, k: int, rows_max: int) -> None:
         self._portion = min(max(PORTION_PER_CENTRE * k, PORTION_MIN), PORTION_MAX)
         self._scope_min = max(SCOPE_PER_CENTRE * k, SCOPE_MIN)
         self._rows_max = rows_max
+        self.calm = rows_max // CALM  # rows that a calm look takes in
         self._glanced = 0  # `seen` of the sample at the latest glance, look, and at the latest change
         self._looked = 0
+        self._judged = 0  # and at the latest look at all of it
         self._changed = -rows_max
 
     def begin(self, seen: int) -> None:
         """Calm, from here on."""
-        self._glanced = self._looked = seen
+        self._glanced = self._looked = self._judged = seen
         self._changed = seen - self._rows_max
 
     def due(self, recent: RecentRows, limit: float) -> int:
@@ -46,31 +56,33 @@ class Attention:
         if recent.seen - self._glanced < self._portion:
             return 0
         self._glanced = recent.seen
-        alarmed = recent.seen - self._changed < self._rows_max
-        if not alarmed and (changed := self._farther(recent, limit)):
+        if changed := self._farther(recent, limit):
             self._changed = recent.seen - changed
-            alarmed = True
-        scope = min(recent.seen - self._changed, len(recent))
-        if scope < self._scope_min:
-            return 0
-        lately = self._looked - self._changed < self._rows_max  # the latest look was at new rows only
-        if recent.seen - self._looked < (scope // 4 if alarmed or lately else self._rows_max):
+        alarmed = recent.seen - self._changed < self._rows_max // ALARM_SHARE
+        scope = min(recent.seen - self._changed, len(recent)) if alarmed else self.calm
+        if scope < self._scope_min or recent.seen - self._looked < (scope // 4 if alarmed else scope):
             return 0
         self._looked = recent.seen
+        if not alarmed and recent.seen - self._judged >= self._rows_max:
+            self._judged, scope = recent.seen, len(recent)
         return scope
 
     def _farther(self, recent: RecentRows, limit: float) -> int:
-        """How many of the newest rows lie farther out than those before them; 0: none."""
-        return int(_farther(recent.near(len(recent)), limit, self._portion, ALARM))
+        """How many of the newest rows lie farther out than those before them, since the latest change; 0: none."""
+        compared = min(recent.seen - self._changed, COMPARED * self._portion, len(recent))
+        return int(_farther(recent.near(compared), limit, self._portion, ALARM))
 
-    def counters(self) -> tuple[int, int, int]:
-        return self._glanced, self._looked, self._changed
+    def counters(self) -> tuple[int, int, int, int]:
+        return self._glanced, self._looked, self._judged, self._changed
 
     def snapshot(self) -> State:
-        return {"glanced": self._glanced, "looked": self._looked, "changed": self._changed}
+        return dict(zip(_COUNTERS, self.counters(), strict=True))
 
     def restore(self, state: State) -> None:
-        self._glanced, self._looked, self._changed = state["glanced"], state["looked"], state["changed"]
+        self._glanced, self._looked, self._judged, self._changed = (state[name] for name in _COUNTERS)
+
+
+_COUNTERS = ("glanced", "looked", "judged", "changed")
 
 
 @njit(cache=True)

@@ -4,9 +4,10 @@ With a fixed number of centres only swaps are possible, a merge and a split in o
 
     misplaced, dead   the swap that saves most squared distance, if that is sure and material; `dead` when no
                       row of its newer half was the given-up centre's. Not if it would trade two lumps for one:
-                      least squares would rather cut a large group in two than keep two small ones apart
+                      least squares would rather cut a large group in two than keep two small ones apart.
+                      Nor if it is only the hour's: see below
     one_lump          the centre shares one lump with its neighbour, and another one serves two lumps; this
-                      may even cost a little squared distance (`LOSS`)
+                      may even cost a little squared distance (`LOSS`). Only on the whole sample
 
 With a number between bounds:
 
@@ -14,6 +15,17 @@ With a number between bounds:
                       only on the whole sample: nothing is lost by waiting
     split             a centre that serves `two_lumps`, if there is a free slot, and it is sure and material
     swap              as above, when no slot is free
+
+A group that sleeps is not gone. Rows of one hour are alike, so counting them makes nothing sure: whole blocks of
+them are the independent things. The rows before the newest m are cut into blocks of m too, as far back as the
+centre to be given up has stood where it is, and what the same swap would have saved in each of them is its usual
+ups and downs. A swap is due if
+
+    it stands out     the newest block saves more than those before it let expect (`STANDS_OUT`): groups that always
+                      came come no more. Two blocks before are the least, so a centre just placed is left in
+                      peace; and the shorter a silence is, the more blocks there are to know it by
+    it is confirmed   the newest `long` rows and the `long` rows before them each gain by it, sure and material
+    it is the whole   sample that says so
 """
 
 from __future__ import annotations
@@ -22,13 +34,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..events import F64, I32, Bool
+from ..events import F64, I32, I64, Bool
 from .interventions import MATERIAL, Cuts, Proposal, cut, far, is_sure, needed, savings, share, swaps
 from .lumps import ONE, TWO, neighbours, valley, valleys
 from .sample import Sample
 
 LOSS = 0.25
 """Of a mean centre's inertia: what putting a centre where it separates two lumps may cost at most."""
+
+STANDS_OUT = (6.3, 2.9, 2.4, 2.1, 2.0)
+"""Deviations, by the blocks before, from two on: what chance exceeds once in twenty times (Student's t)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +68,13 @@ class _View:
     centres: F64  # (k, d)
     used: Bool  # (k,)
     limit: float
+    past: Sample  # the rows before those m
+    stood: I64  # (k,) rows since an intervention put each centre where it is
+    long: int  # rows that may confirm other rows, if they are as many
+
+    @property
+    def whole(self) -> bool:
+        return not len(self.past)
 
     def is_alive(self, centre: int) -> bool:
         """Whether any row of the newer half is its; an alarm's first rows are from before the change."""
@@ -64,13 +86,15 @@ class _View:
         return heirs, valleys(self.sample, self.centres, heirs)
 
 
-def next_change(sample: Sample, centres: F64, used: Bool, fewest: int, whole: bool) -> Change | None:
-    """The change that is due first. `whole`: the sample is all there is, and calm."""
+def next_change(
+    sample: Sample, past: Sample, centres: F64, used: Bool, stood: I64, fewest: int, long: int
+) -> Change | None:
+    """The change that is due first, by the newest rows; without a `past` they are all that is known."""
     order = np.argsort(sample.label[::2], kind="stable")
     fitted, judges = sample.take(2 * order), sample.take(np.arange(1, len(sample), 2))
-    view = _View(sample, fitted, judges, centres, used, far(sample.near))
+    view = _View(sample, fitted, judges, centres, used, far(sample.near), past, stood, long)
     if fewest < len(used):
-        if whole and used.sum() > fewest and (merge := _merge(view)):
+        if view.whole and used.sum() > fewest and (merge := _merge(view)):
             return merge
         if not used.all():
             return _split(view)
@@ -105,7 +129,7 @@ def _swap(view: _View) -> Change | None:
 def _saving_swap(view: _View, cuts: Cuts, cost: F64) -> Change | None:
     for proposal in swaps(cuts, cost):
         gain = _sure_gain(view, proposal)
-        if gain is None:
+        if gain is None or not _is_lasting(view, proposal):
             continue
         r = proposal.centre
         alive = view.is_alive(r)
@@ -116,6 +140,8 @@ def _saving_swap(view: _View, cuts: Cuts, cost: F64) -> Change | None:
 
 
 def _lump_swap(view: _View, cuts: Cuts, cost: F64) -> Change | None:
+    if not view.whole:
+        return None
     proposal = _two_lumps(view, cuts)
     if proposal is None:
         return None
@@ -134,9 +160,44 @@ def _lump_swap(view: _View, cuts: Cuts, cost: F64) -> Change | None:
 
 def _sure_gain(view: _View, proposal: Proposal) -> float | None:
     """What the proposal saves, by the rows that had no say in it; None if that is not sure, or not material."""
-    saved = savings(view.judges, proposal, view.limit)
-    gain = share(saved, view.judges.near, view.limit)
+    return _gain(savings(view.judges, proposal, view.limit), view.judges.near, view)
+
+
+def _gain(saved: F64, near: F64, view: _View) -> float | None:
+    gain = share(saved, near, view.limit)
     return gain if is_sure(saved) and gain >= MATERIAL / len(view.used) else None
+
+
+def _is_lasting(view: _View, proposal: Proposal) -> bool:
+    """Whether what the newest rows say is more than a mood of the hour; see the top of this module."""
+    if view.whole:
+        return True
+    m, past = len(view.sample), len(view.past)
+    near = np.concatenate([view.past.near, view.sample.near])
+    saved = np.concatenate([savings(rows, proposal, view.limit) for rows in (view.past, view.sample)])
+    stood = min(int(view.stood[proposal.centre]), past + m)
+    part = view.long
+    if (
+        m == part
+        and stood >= 2 * part
+        and all(
+            _gain(saved[at : at + part], near[at : at + part], view) is not None
+            for at in (past + m - 2 * part, past + m - part)
+        )
+    ):
+        return True
+    blocks = max(stood - m, 0) // m
+    before = saved[past - blocks * m : past].reshape(blocks, m).mean(axis=1)
+    return _stands_out(float(saved[past + 1 :: 2].mean()), before)
+
+
+def _stands_out(now: float, before: F64) -> bool:
+    """Whether a number is higher than the earlier ones (b,) and their spread let expect."""
+    if len(before) < 2:
+        return False
+    spread = before.std(ddof=1) * np.sqrt(1 + 1 / len(before))
+    limit = STANDS_OUT[min(len(before) - 2, len(STANDS_OUT) - 1)]
+    return bool(now - before.mean() > limit * spread)
 
 
 def _two_lumps(view: _View, cuts: Cuts) -> Proposal | None:

@@ -58,12 +58,17 @@ def neighbours(sample: Sample, centres: F64, used: Bool) -> I32:
     heirs = np.full(k, -1, np.int32)
     if used.sum() < 2:
         return heirs
-    gaps = ((centres[:, None] - centres) ** 2).sum(axis=2)
-    gaps[:, ~used] = np.inf
-    np.fill_diagonal(gaps, np.inf)
     known = sample.second >= 0
-    votes = np.bincount(sample.label[known] * k + sample.second[known], minlength=k * k).reshape(k, k)
-    heirs[:] = np.where(votes.any(axis=1), votes.argmax(axis=1), gaps.argmin(axis=1))
+    pairs, votes = np.unique(
+        sample.label[known].astype(np.int64) * k + sample.second[known], return_counts=True
+    )
+    strongest = np.lexsort((pairs, -votes, pairs // k))  # by centre; the first of each is its heir
+    voting, first = np.unique((pairs // k)[strongest], return_index=True)
+    heirs[voting] = (pairs % k)[strongest][first]
+    for c in np.flatnonzero(used & (heirs < 0)).tolist():
+        gaps = np.where(used, ((centres - centres[c]) ** 2).sum(axis=1), np.inf)
+        gaps[c] = np.inf
+        heirs[c] = gaps.argmin()
     heirs[~used] = -1
     return heirs
 

@@ -17,7 +17,7 @@ from ..events import F64, I32, I64, Bool
 from ..ports import State
 
 STEP_ROWS_MAX = 512
-PER_CENTRE, ROWS_MIN, ROWS_MAX = 256, 2048, 16_384
+PER_CENTRE, ROWS_MIN, ROWS_MAX = 256, 8192, 16_384
 _GOLDEN = 0.6180339887498949  # where in its part of the step the next row is taken from: evenly spread, too
 
 
@@ -39,7 +39,7 @@ class Sample:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def take(self, keep: Bool | I64) -> Sample:
+    def take(self, keep: Bool | I64 | slice) -> Sample:
         return Sample(self.rows[keep], self.label[keep], self.second[keep], self.near[keep], self.next[keep])
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from ..events import F64
+from ..events import F64, I64
 
 LLOYD_ROUNDS = 10
 TRIES_MAX = 8
@@ -61,102 +61,88 @@ def _best(rows: F64, uniform: F64) -> tuple[F64, int]:
     return centres, distinct
 
 
-@njit(cache=True)
-def _gap(a: Any, b: Any) -> float:
-    total = 0.0
-    for j in range(len(a)):
-        total += (a[j] - b[j]) ** 2
-    return total
-
-
-@njit(cache=True)
-def _without(gaps: Any, out: int) -> Any:
+def _without(gaps: F64, out: int) -> F64:
     """Squared distances (n,) with the `out` largest of them, or a few more where equal, as 0."""
     if out == 0:
         return gaps
     limit = np.partition(gaps, len(gaps) - out)[len(gaps) - out]
     kept = np.where(gaps < limit, gaps, 0.0)
-    return kept if kept.sum() > 0.0 else gaps
+    return kept if kept.any() else gaps
 
 
-@njit(cache=True)
-def _draw(rows: Any, uniform: Any, out: int) -> Any:
+def _draw(rows: F64, uniform: F64, out: int) -> tuple[F64, int]:
     """k-means++ draws by inverse transform of `uniform` (k, trials); centres, and how many are distinct."""
-    n, d = rows.shape
-    k, trials = uniform.shape
-    centres = np.zeros((k, d), np.float64)
-    nearest = np.full(n, np.inf)  # squared distance to the nearest centre so far
-    weights = np.ones(n, np.float64)
-    for c in range(k):
-        total = weights.sum()
-        if not total > 0.0:
+    centres = np.zeros((len(uniform), rows.shape[1]))
+    nearest = np.full(len(rows), np.inf)  # squared distance to the nearest centre so far
+    weights = np.ones(len(rows))
+    for c, draws in enumerate(uniform):
+        if not weights.any():
             return centres, c
-        best_total = np.inf
-        best = nearest
-        best_weights = weights
-        for t in range(trials):
-            pick = _pick(weights, uniform[c, t] * total)
-            after = np.empty(n, np.float64)
-            for i in range(n):
-                after[i] = min(nearest[i], _gap(rows[i], rows[pick]))
-            after_weights = _without(after, out)
-            after_total = after_weights.sum()
-            if after_total < best_total:
-                best_total = after_total
-                best = after
-                best_weights = after_weights
-                centres[c] = rows[pick]
-        nearest = best
-        weights = best_weights
-    return centres, k
+        tried = []
+        for pick in _picks(weights, draws).tolist():
+            after = np.minimum(nearest, _gaps(rows, rows[pick]))
+            kept = _without(after, out)
+            tried.append((float(kept.sum()), pick, after, kept))
+        _, best, nearest, weights = min(tried, key=lambda one: one[0])
+        centres[c] = rows[best]
+    return centres, len(centres)
 
 
-@njit(cache=True)
-def _pick(weights: Any, target: float) -> int:
-    """The first index whose running sum exceeds `target`; the last one with weight if rounding passes it."""
-    running = 0.0
-    last = 0
-    for i in range(len(weights)):
-        if weights[i] > 0.0:
-            running += weights[i]
-            last = i
-            if running > target:
-                return i
-    return last
+def _picks(weights: F64, uniform: F64) -> I64:
+    """For each number below 1 the row it falls on; the last one with weight if rounding passes that."""
+    running = np.cumsum(weights)
+    found = np.searchsorted(running, uniform * running[-1], side="right")
+    return np.minimum(found, np.flatnonzero(weights)[-1])
 
 
-@njit(cache=True)
-def _lloyd(rows: Any, centres: Any, rounds: int, out: int) -> float:
+def _lloyd(rows: F64, centres: F64, rounds: int, out: int) -> float:
     """Plain k-means rounds without the `out` farthest rows, in place; a centre without rows stays.
 
     The inertia of the rows that are left.
     """
-    k, d = centres.shape
-    n = len(rows)
-    label = np.empty(n, np.int64)
-    gaps = np.empty(n, np.float64)
+    n, k = len(rows), len(centres)
+    label, gaps = np.empty(n, np.int64), np.empty(n)
     for turn in range(rounds + 1):
-        for i in range(n):
-            label[i] = 0
-            gaps[i] = np.inf
-            for c in range(k):
-                gap = _gap(rows[i], centres[c])
-                if gap < gaps[i]:
-                    label[i], gaps[i] = c, gap
-        limit = np.inf if out == 0 else np.partition(gaps, n - out - 1)[n - out - 1]
-        if turn == rounds:
-            break
-        sums = np.zeros((k, d), np.float64)
-        sizes = np.zeros(k, np.int64)
-        for i in range(n):
-            if gaps[i] <= limit:
-                sums[label[i]] += rows[i]
-                sizes[label[i]] += 1
-        for c in range(k):
-            if sizes[c]:
-                centres[c] = sums[c] / sizes[c]
-    inertia = 0.0
-    for i in range(n):
-        if gaps[i] <= limit:
-            inertia += gaps[i]
-    return inertia
+        _assign(rows, centres, label, gaps)
+        kept = gaps <= np.partition(gaps, n - out - 1)[n - out - 1]
+        if turn < rounds:
+            sums, sizes = np.zeros_like(centres), np.zeros(k, np.int64)
+            _sum_up(rows, label, kept, sums, sizes)
+            centres[sizes > 0] = sums[sizes > 0] / sizes[sizes > 0, None]
+    return float(gaps[kept].sum())
+
+
+# --- kernels: distances and sums only; what sorts is numpy's, which need not be compiled ---------------------
+
+
+@njit(cache=True)
+def _gaps(rows: Any, point: Any) -> Any:
+    """(n,) squared distances of the rows to a point."""
+    gaps = np.zeros(len(rows), np.float64)
+    for i in range(len(rows)):
+        for j in range(len(point)):
+            gaps[i] += (rows[i, j] - point[j]) ** 2
+    return gaps
+
+
+@njit(cache=True)
+def _assign(rows: Any, centres: Any, label: Any, gaps: Any) -> None:
+    """Each row's nearest centre and its squared distance."""
+    for i in range(len(rows)):
+        gaps[i] = np.inf
+        for c in range(len(centres)):
+            gap = 0.0
+            for j in range(rows.shape[1]):
+                gap += (rows[i, j] - centres[c, j]) ** 2
+            if gap < gaps[i]:
+                label[i], gaps[i] = c, gap
+
+
+@njit(cache=True)
+def _sum_up(rows: Any, label: Any, kept: Any, sums: Any, sizes: Any) -> None:
+    """Sums (k, d) and numbers (k,) of the kept rows of each centre."""
+    for i in range(len(rows)):
+        if kept[i]:
+            sizes[label[i]] += 1
+            for j in range(rows.shape[1]):
+                sums[label[i], j] += rows[i, j]

@@ -30,6 +30,7 @@ MARK = ".shoal-demo"
 
 SETTINGS = (
     "engine.step_records_max=1024",  # some hours of stream time a step, so that changes show
+    "segmenter.segments=8",  # few enough to read, and as many as there are personas
 )
 """What differs from the default configuration; --config leaves it out, --set overrides it."""
 
