@@ -76,3 +76,12 @@ def test_the_subscriber_reads_what_the_engine_writes(broker):
     process.stdout.close()
     assert change.key is not None
     assert line.startswith(f"{change.key.decode()} assigned to ")
+
+
+def test_the_estimator_drops_into_a_river_pipeline():
+    """The block of the speed section, as it stands."""
+    section = (ROOT / "README.md").read_text().split("## Speed")[1].split("\n## ")[0]
+    code = re.findall(r"```python\n(.*?)```", section, re.S)[0]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().isdigit()
