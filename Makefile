@@ -43,6 +43,8 @@ bench: setup ## the measurements that the README quotes
 	$(BIN)/python tests/with_broker.py $(BIN)/shoal bench pipeline --kafka {}
 	$(BIN)/python tests/with_broker.py $(BIN)/shoal bench guarantee --kafka {}
 	$(BIN)/shoal bench recovery
+	$(BIN)/shoal bench segmenter
+	$(BIN)/shoal bench windows
 
 # torch and what it brings are left out: whoever has a CPU build keeps it.
 lock: setup ## write requirements*.lock anew (no registry addresses in them)
