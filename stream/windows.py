@@ -133,7 +133,8 @@ class Windows:
         body, done = state["blocks"], 0
         while done < len(body):
             self._pool.reserve()
-            done = import_blocks(self._pool.slabs, len(self._grid.tiles), body, done)
+            done = import_blocks(self._pool.slabs, self._grid.tiles, body, done)
+            assert done > 0, f"{len(body)} bytes of a snapshot are no blocks of these windows"
         self._due_ms[: len(state["due_ms"])] = state["due_ms"]
         owners = np.flatnonzero(self._pool.slabs.place)
         self._used = max(len(state["due_ms"]), int(owners.max(initial=-1)) + 1)

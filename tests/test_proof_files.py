@@ -225,6 +225,7 @@ def run_all(sink: Any, store: Any, schedules: Iterator[list[Fault]]) -> None:
 
 LATE = 20  # by this point a step is committed
 STORE, DIFFERS = DirectoryStore, "computed again differs|state itself differs|wanted"
+REFUSED = f"{DIFFERS}|no blocks of these windows"
 MUTANTS = {
     "topics unsynced": (TopicsUnsynced, STORE, at_once("blackout", LATE), "power off: .*differs|were committed"),
     "manifest unsynced": (ManifestUnsynced, STORE, at_once("blackout", LATE), "was committed, step 0 is the last"),
@@ -233,8 +234,8 @@ MUTANTS = {
     "folder unsynced": (over(NoFolderSync), STORE, at_once("blackout", LATE), "was committed, step 0 is the last"),
     "last line believed": (over(NoRefresh), STORE, without_power_after_a_refused_sync(), "shoal.manifest"),
     "sync tried again": (over(Insisting), STORE, at_once("refused"), "failed, and the engine went on"),
-    "snapshot unsynced, and believed": (FileSink, over(NoSync, Believing), at_once("power", LATE), DIFFERS),
-    "snapshot believed": (FileSink, Believing, at_once("flip", LATE), DIFFERS),
+    "snapshot unsynced, and believed": (FileSink, over(NoSync, Believing), at_once("power", LATE), REFUSED),
+    "snapshot believed": (FileSink, Believing, at_once("flip", LATE), REFUSED),
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numba import njit
 
 from .blocks import (
+    BUCKETS,
     CAP,
     COUNT,
     FIRST,
@@ -100,12 +101,40 @@ def _measure(block, tiles, widths, counts):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def import_blocks(slabs, h, body, begin):  # type: ignore[no-untyped-def]
-    """Give every block of `body`, from byte `begin`, a place; where it stopped for want of spare memory."""
+def _checked_size(slabs, tiles, block, left):  # type: ignore[no-untyped-def]
+    """Bytes of a block, of which `left` can be read; -1 where no block is like that."""
+    h = len(tiles)
+    if left < QUEUES + QUEUE * h:
+        return -1
+    owner, room = load32(block + OWNER), load16(block + ROOM)
+    narrow, middle, wide = sets_of(block)
+    if not 0 <= owner < len(slabs.place) or slabs.place[owner] != 0:
+        return -1
+    if narrow & middle or narrow & wide or middle & wide or (narrow | middle | wide) >> LANES or wide >> PART:
+        return -1
+    if not 0 <= ones(load64(block + STAMPED)) <= room <= BUCKETS:
+        return -1
+    for g in range(h):
+        queue = block + QUEUES + QUEUE * g
+        first, count, cap = load16(queue + FIRST), load16(queue + COUNT), load16(queue + CAP)
+        if not 0 <= first <= first + count <= cap <= tiles[g] + tiles[g] // 4 or count < 0:
+            return -1
+    size = size_of(block, h)
+    return size if 0 < size <= min(left, slabs.sizes[-1]) else -1
+
+
+@njit(cache=True)
+def import_blocks(slabs, tiles, body, begin):  # type: ignore[no-untyped-def]
+    """Give every block of `body`, from byte `begin`, a place; where it stopped for want of spare memory.
+
+    -1 where `body` holds something else than blocks for these windows: kernels would believe it.
+    """
     at = begin
     while at < len(body) and slabs.spare[1] >= SPARE_MIN:
         block = np.int64(body.ctypes.data) + at
-        size = size_of(block, h)
+        size = _checked_size(slabs, tiles, block, len(body) - at)
+        if size < 0:
+            return -1
         to = give(slabs, load32(block + OWNER), size)
         move(to + CLASS + 2, block + CLASS + 2, size - CLASS - 2)
         at += size
