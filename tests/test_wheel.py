@@ -50,6 +50,7 @@ def test_the_wheel_holds_all_of_the_package_and_nothing_else(wheel):
     assert {top for top in tops if not top.endswith(".dist-info")} == {"shoal"}
 
 
+@pytest.mark.timeout(1200)  # it compiles every kernel anew
 def test_the_tests_pass_against_the_wheel_outside_the_source_tree(wheel, tmp_path):
     """All unit tests but those about the source tree, copied elsewhere, import the installed wheel and pass."""
     site = tmp_path / "site"
