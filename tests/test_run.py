@@ -23,7 +23,7 @@ from shoal.stream.kafka import source as kafka_source
 from shoal.stream.ports import CommitUnknown, ReplayMismatch, SourceGone, StateMismatch
 from shoal.stream.sources import MemorySource
 
-FAST = ("--set", "encoder.kind=identity", "--set", "segmenter.warmup_rows=8")
+FAST = ("--set", "encoder.kind=identity", "--set", "segmenter.segments=8", "--set", "segmenter.warmup_rows=8")
 TWO, THREE = ("--set", "segmenter.segments=2"), ("--set", "segmenter.segments=3")
 
 
