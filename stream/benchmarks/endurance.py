@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from ..config import Config
 from ..ports import InputError, ShoalError
-from .pipeline import machine
+from .pipeline import machine, machine_line
 
 GOAL_BYTES = 2 << 30  # a million users resident, torch included
 GOAL_CHANGE = 0.10
@@ -141,11 +141,7 @@ def _quarter(part: Sequence[Sample]) -> dict[str, Any]:
 
 def render(result: dict[str, Any]) -> str:
     """The scenarios as Markdown: what ran, its quarters, the verdict, where the memory is."""
-    facts = dict(result["machine"])
-    system = [facts.pop(name) for name in ("system", "processor", "cores")]
-    lines = [
-        f"{system[0]}, {system[1]}, {system[2]} cores; " + ", ".join(f"{k} {v}" for k, v in facts.items())
-    ]
+    lines = [machine_line(result["machine"])]
     for name, run in result["scenarios"].items():
         lines += ["", *_scenario_lines(name, run, result["days"])]
     return "\n".join(lines)

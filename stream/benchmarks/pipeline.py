@@ -181,6 +181,13 @@ def machine() -> dict[str, Any]:
     }
 
 
+def machine_line(machine: dict[str, Any]) -> str:
+    """Where it was measured, and by which versions, for the head of a table."""
+    facts = dict(machine)
+    system = [facts.pop(name) for name in ("system", "processor", "cores")]
+    return f"{system[0]}, {system[1]}, {system[2]} cores; " + ", ".join(f"{k} {v}" for k, v in facts.items())
+
+
 def _processor() -> str:
     """The model's name where the system tells it; ratios travel between machines, rates do not."""
     info = Path("/proc/cpuinfo")
@@ -191,13 +198,11 @@ def _processor() -> str:
 
 def render(result: dict[str, Any]) -> str:
     """The measurements as Markdown: what ran where, rates and memory, time per stage, commits."""
-    facts = dict(result["machine"])
-    system = [facts.pop(name) for name in ("system", "processor", "cores")]
     contestants = result["contestants"]
     lines = [
         f"Median of {result['rounds']} rounds (least to most), one process each, computing in one thread; "
         f"Shoal commits in a second one.",
-        f"{system[0]}, {system[1]}, {system[2]} cores; " + ", ".join(f"{k} {v}" for k, v in facts.items()),
+        machine_line(result["machine"]),
         "",
         "| contestant | events | events/s | x River | changes | peak memory |",
         "|---|---:|---:|---:|---:|---:|",

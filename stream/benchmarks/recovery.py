@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 
-from .pipeline import machine, result_of
+from .pipeline import machine, machine_line, result_of
 
 GOAL_S, GOAL_TIMES, GOAL_PAUSE_S = 5.0, 5.0, 0.1
 _PAUSE_SECONDS = 60  # of live events over which the pauses are measured
@@ -101,11 +101,9 @@ def _medians(rounds: list[dict[str, Any]]) -> dict[str, Any]:
 def render(result: dict[str, Any]) -> str:
     """The measurements as Markdown: ready after, stage by stage; replay against live; the pause."""
     recovered, live, pause = result["recover"], result["live"], result["pause"]
-    facts = dict(result["machine"])
-    system = [facts.pop(name) for name in ("system", "processor", "cores")]
     all_s = ", ".join(f"{seconds:.1f}" for seconds in recovered["all_s"])
     lines = [
-        f"{system[0]}, {system[1]}, {system[2]} cores; " + ", ".join(f"{k} {v}" for k, v in facts.items()),
+        machine_line(result["machine"]),
         "",
         f"{result['build']['users']:,} users, a snapshot of {_mib(result['build']['snapshot_bytes'])}, then "
         f"{result['minutes']:g} minutes at {result['rate']:,.0f} events/s ({recovered['events']:,} events in "

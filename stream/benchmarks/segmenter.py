@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from .pipeline import machine, result_of
+from .pipeline import machine, machine_line, result_of
 from .segmenter_proof import verify
 
 CELLS = tuple((d, k) for d in (16, 32, 64) for k in (8, 32, 128))
@@ -88,14 +88,12 @@ _HEAD = (
 
 def render(result: dict[str, Any]) -> str:
     """One Markdown table, what it is about above it and what was not measured below."""
-    facts = dict(result["machine"])
-    system = [facts.pop(name) for name in ("system", "processor", "cores")]
     lines = [
         f"Learn and label, rows per second of CPU time, one thread; median of {result['rounds']} rounds of "
         f"{result['rows']:,} rows. "
         "Shoal and River move the winner before the next row; scikit-learn labels and learns by batch; "
         "FAISS only labels.",
-        f"{system[0]}, {system[1]}, {system[2]} cores; " + ", ".join(f"{k} {v}" for k, v in facts.items()),
+        machine_line(result["machine"]),
         "",
         "| " + " | ".join(_HEAD) + " |",
         "|---|" + "---:|" * (len(_HEAD) - 1),

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from .pipeline import machine, result_of
+from .pipeline import machine, machine_line, result_of
 from .window_peers import PACKAGES, missing
 
 Turn = tuple[str, str, int, int, list[str]]
@@ -120,12 +120,10 @@ def flatness(costs: Sequence[float]) -> float:
 
 def render(result: dict[str, Any]) -> str:
     """The measurements as Markdown: the same window by name, Shoal's own windows, the table over tiles."""
-    facts = dict(result["machine"])
-    system = [facts.pop(name) for name in ("system", "processor", "cores")]
     tiled = result["tiles"]
     lines = [
         f"Median of {result['rounds']} rounds (least to most), one process and one thread each.",
-        f"{system[0]}, {system[1]}, {system[2]} cores; " + ", ".join(f"{k} {v}" for k, v in facts.items()),
+        machine_line(result["machine"]),
         "",
         f"Count and sum per user over 60 s, a new window every 10 s; {result['peer_users']:,} users, "
         f"{result['per_s']:,.0f} events/s. {_agreement(result['checked'])}",

@@ -52,9 +52,7 @@ class AdaptiveKMeans:
         self._seed = seed
         self._traces: F64 = np.zeros((k, d), np.float64)
         self._energy: F64 = np.zeros(k, np.float64)
-        self._placed: I64 = np.zeros(
-            k, np.int64
-        )  # rows the sample had seen when an intervention put it there
+        self._placed: I64 = np.zeros(k, np.int64)  # rows seen when an intervention put it there
         self._recent = RecentRows(sample_rows(k), d)
         self._attention = Attention(k, self._recent.rows_max)
         self._limit = np.inf  # squared distance beyond which a row counts as that far only
@@ -159,11 +157,8 @@ class AdaptiveKMeans:
         h = xxhash.xxh3_128(self._digest)
         for part in (self.centres, self.steps, self.used, self._traces, self._energy, self._placed):
             h.update(part.data)
-        h.update(
-            repr(
-                (self._recent.seen, self._attention.counters(), self._limit, self._unfinished, self.version)
-            ).encode()
-        )
+        counters = self._recent.seen, self._attention.counters(), self._limit, self._unfinished, self.version
+        h.update(repr(counters).encode())
         return h.digest()
 
     def snapshot(self) -> State:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
-import orjson
 
-from .options import AT_LEAST_0, AT_LEAST_1, DAYS_RANGE, RATE, SECONDS, as_json
+from .options import AT_LEAST_0, AT_LEAST_1, DAYS_RANGE, RATE, SECONDS, as_json, tell
 
 AT_LEAST_16 = click.IntRange(min=16)
 
@@ -62,10 +60,7 @@ def pipeline(
     from ..benchmarks.pipeline import measure, render
 
     result = measure(events, count, peer_count, rounds, servers, overrides, not as_json, clients)
-    if as_json:
-        sys.stdout.buffer.write(orjson.dumps(result, option=orjson.OPT_INDENT_2) + b"\n")
-    else:
-        click.echo(render(result))
+    tell(result, as_json, render)
 
 
 @command.command()
@@ -80,10 +75,7 @@ def guarantee(servers: str, count: int, rate: int, seconds: float, rounds: int, 
     from ..benchmarks.guarantee import measure, render
 
     result = measure(servers, count, rate, seconds, rounds, echo=not as_json)
-    if as_json:
-        sys.stdout.buffer.write(orjson.dumps(result, option=orjson.OPT_INDENT_2) + b"\n")
-    else:
-        click.echo(render(result))
+    tell(result, as_json, render)
 
 
 @command.command()
@@ -127,10 +119,7 @@ def recovery(
     from ..benchmarks.recovery import measure, render
 
     result = measure(users, minutes, rate, step_records, pause_users, rounds, overrides, echo=not as_json)
-    if as_json:
-        sys.stdout.buffer.write(orjson.dumps(result, option=orjson.OPT_INDENT_2) + b"\n")
-    else:
-        click.echo(render(result))
+    tell(result, as_json, render)
 
 
 @command.command()
@@ -164,10 +153,7 @@ def windows(
     from ..benchmarks.windows import measure, render
 
     result = measure(users, count, peer_users, peer_count, per_second, rounds, step, echo=not as_json)
-    if as_json:
-        sys.stdout.buffer.write(orjson.dumps(result, option=orjson.OPT_INDENT_2) + b"\n")
-    else:
-        click.echo(render(result))
+    tell(result, as_json, render)
 
 
 @command.command()
@@ -211,10 +197,7 @@ def endurance(
     from ..benchmarks.endurance import SCENARIOS, measure, render
 
     result = measure(names or SCENARIOS, users_cap, users, events, days, slices, overrides, echo=not as_json)
-    if as_json:
-        sys.stdout.buffer.write(orjson.dumps(result, option=orjson.OPT_INDENT_2) + b"\n")
-    else:
-        click.echo(render(result))
+    tell(result, as_json, render)
 
 
 @command.command()
@@ -234,10 +217,7 @@ def segmenter(rounds: int, rows: int, cells: tuple[str, ...], seed: int, verify:
 
     shapes = tuple(_shape(cell) for cell in cells) or CELLS
     result = measure(rounds, rows, shapes, seed, verify, echo=not as_json)
-    if as_json:
-        sys.stdout.buffer.write(orjson.dumps(result, option=orjson.OPT_INDENT_2) + b"\n")
-    else:
-        click.echo(render(result))
+    tell(result, as_json, render)
 
 
 def _shape(text: str) -> tuple[int, int]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
-import orjson
 
-from .options import AT_LEAST_1, as_json, configuration, configured
+from .options import AT_LEAST_1, as_json, configuration, configured, tell
 
 
 @click.group(short_help="quality against truth and against named peers, as a table and JSON")
@@ -50,10 +48,7 @@ def clustering(
 
     plan = Plan.of(seeds, rows, only, contestants, quick, development, overrides)
     result = evaluate(plan, echo=not as_json)
-    if as_json:
-        sys.stdout.buffer.write(orjson.dumps(result, option=orjson.OPT_INDENT_2) + b"\n")
-    else:
-        click.echo(render(result))
+    tell(result, as_json, render)
 
 
 @command.command()
@@ -102,10 +97,7 @@ def lift(
         repeats,
     )
     result = measure(events, config, plan, echo=not as_json)
-    if as_json:
-        sys.stdout.buffer.write(orjson.dumps(result, option=orjson.OPT_INDENT_2) + b"\n")
-    else:
-        click.echo(render(result))
+    tell(result, as_json, render)
 
 
 def chosen(option: str, text: str, known: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import orjson
 
 from ..config import Config, load
 
@@ -60,3 +61,11 @@ def log_to_stderr() -> None:
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout instead of text.")
+
+
+def tell(result: dict[str, Any], as_json: bool, render: Callable[[dict[str, Any]], str]) -> None:
+    """A measurement on stdout: one JSON object, or as text."""
+    if as_json:
+        sys.stdout.buffer.write(orjson.dumps(result, option=orjson.OPT_INDENT_2) + b"\n")
+    else:
+        click.echo(render(result))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..benchmarks.pipeline import machine_line
+
 MEASURES = {
     "ari": ("ARI per window (1: the true groups)", "{:.3f}"),
     "nmi": ("NMI per window", "{:.3f}"),
@@ -17,13 +19,11 @@ MEASURES = {
 
 
 def render(result: dict[str, Any]) -> str:
-    facts = dict(result["machine"])
-    system = [facts.pop(name) for name in ("system", "processor", "cores")]
     streams = result["streams"]
     lines = [
         f"Prequential, batches of {result['batch_rows']} rows, up to {result['rows']:,} scored rows a stream; "
         f"means over seeds {_span(result['seeds'])}; peers tuned per stream on seeds {_span(result['tuning_seeds'])}.",
-        f"{system[0]}, {system[1]}, {system[2]} cores; " + ", ".join(f"{k} {v}" for k, v in facts.items()),
+        machine_line(result["machine"]),
     ]
     if result["overrides"]:
         lines.append("Configuration of Shoal: " + ", ".join(result["overrides"]))

@@ -14,6 +14,7 @@ from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError
 from ..config import Kafka
 from ..events import Records
 from ..ports import START_OVER, BrokerGone, SourceGone, Stopped
+from .chunks import TRACEPARENT_BYTES_MAX
 from .client import REFUSED, Patience, bounded, broker_away, close_quietly, connect, make, never, refused
 from .settings import settings
 
@@ -26,7 +27,6 @@ _PAUSE_S = 0.05
 _GRACE_S = 1.0
 _PART_BYTES_MIN = 16 << 10
 _CALL_S = 30.0  # the library gives up by itself long before
-TRACEPARENT_BYTES_MAX = 256  # the standard's has 55; a longer one would only swell every record it passes to
 FETCH: dict[str, Any] = {
     "fetch_max_bytes": 32 << 20,
     "max_partition_fetch_bytes": 8 << 20,

@@ -26,10 +26,10 @@ from kafka.errors import KafkaError as PythonError
 
 from ..config import Kafka
 from ..events import MANIFEST, Range, Records
+from ..kafka.chunks import TRACEPARENT_BYTES_MAX
 from ..kafka.client import REFUSED, Patience, refused
 from ..kafka.group import Beside
 from ..kafka.place import Place
-from ..kafka.reader import TRACEPARENT_BYTES_MAX
 from ..kafka.watch import Watch, outside
 from ..ports import START_OVER, BrokerGone, Phase, SourceGone, nothing
 from ..sources import join
