@@ -41,8 +41,9 @@ from .events import (
 from .lineage import Lineage
 from .membership import Membership, Moves
 from .ports import Publisher, Segmenter
+from .segment_values import lineage_value, profile_value
 from .users import Users
-from .values import Told, causes, change_values, lineage_value, member_value, profile_value, rfc3339
+from .values import Told, causes, change_values, member_value, rfc3339
 
 Headers = tuple[tuple[str, bytes], ...]
 REJECT_BYTES_MAX = 3 << 20

@@ -28,7 +28,8 @@ from .manifest import encode_manifest
 from .membership import LEFT
 from .pipeline import Pipeline
 from .ports import Published
-from .values import INPUT_TOPIC, lineage_value
+from .segment_values import lineage_value
+from .values import INPUT_TOPIC
 
 FAREWELLS_MAX = 20_000
 """Users per opening step: a transaction that is over in seconds."""

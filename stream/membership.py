@@ -1,18 +1,8 @@
-"""Who is in which segment: the nearest centre, made free of flapping.
+"""Who is in which segment, since when, and under which sequence number.
 
 A model slot (centre 0..k-1) is not a segment: segments have public ids that only grow and are never used
-twice. `ids` says which segment a centre stands for today (see `lineage.py`).
-
-The policy, per scored user:
-
-    first     a user in no segment takes the nearest centre at once
-    margin    later, another centre counts only when it is nearer by `margin` of the distance:
-              d_new <= (1 - margin) * d_current, on distances, not on their squares
-    confirm   it must count in `confirmations` scorings in a row; one that disagrees starts over
-    dwell     and the user must have been in its segment for `dwell_ms` of stream time
-
-A silent re-scoring (rows >= `scored.touched`) confirms like any other: a user who falls silent sends no
-event, and would otherwise never drift out of "frequent buyers".
+twice. `ids` says which segment a centre stands for today (see `lineage.py`). When a user goes to another
+centre is the policy's to say (see `policy.py`).
 
 When a centre is given up (`intervene`), its users belong to the one that takes over at once, but are told so
 only when they are next scored: a step can publish so much and no more. `unsettled` names those who wait.
@@ -31,14 +21,14 @@ from typing import Any
 
 import numpy as np
 
+from .confidence import PROVISIONAL_EVENTS, confidence
 from .config import Membership as MembershipConfig
 from .events import F64, I32, I64, Bool, Scored
 from .lineage import Identities, Lineage
+from .policy import Policy
 from .ports import Intervention, State
 
 ASSIGNED, MOVED, REMAPPED, LEFT = "assigned", "moved", "remapped", "left"
-PROVISIONAL_EVENTS = 3
-"""A placement on fewer events than this is called provisional."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +69,16 @@ class Moves:
 
 
 class Membership:
-    """One row per user slot, allocated once: 36 bytes times `features.users_max`."""
+    """One row per user slot, allocated once: 28 bytes times `features.users_max`."""
 
     def __init__(self, config: MembershipConfig, users_max: int, k: int) -> None:
-        self._config = config
+        self.policy = Policy(config, users_max)
         self.k = k
         self.identities = Identities(k)
         self._waiting = False  # some user may be unsettled
         self._counts: I64 = np.zeros(k, np.int64)  # (k,) users per centre
         self.centre: I32 = np.full(users_max, -1, np.int32)
         self.segment: I64 = np.zeros(users_max, np.int64)
-        self._pending: I32 = np.full(users_max, -1, np.int32)
-        self._confirmed: I32 = np.zeros(users_max, np.int32)
         self.since_ms: I64 = np.zeros(users_max, np.int64)
         self.sequence: I64 = np.zeros(users_max, np.int64)
 
@@ -110,9 +98,7 @@ class Membership:
             if one.into >= 0:
                 self._hand_over(one.centre, one.into)
             facts += self.identities.intervened(one, now_ms)
-            doubtful = self._pending == one.centre  # what they were about to move to is elsewhere now
-            self._pending[doubtful] = -1
-            self._confirmed[doubtful] = 0
+            self.policy.doubt(one.centre)
         return tuple(facts)
 
     def _hand_over(self, centre: int, heir: int) -> None:
@@ -132,29 +118,12 @@ class Membership:
 
     def decide(self, scored: Scored, events_seen: I64, now_ms: int, step_number: int) -> Moves:
         """Place the m scored users; `events_seen` (m,). The changes, in the order of `scored`."""
-        slots, nearest = scored.slots, scored.nearest
-        current = self.centre[slots]  # (m,)
-        first = current < 0
-        nearer = ~first & self._nearer(scored, current)
-        again = self._pending[slots] == nearest
-        confirmed = np.where(nearer, np.where(again, self._confirmed[slots] + 1, 1), 0)  # (m,)
-        stayed = now_ms - self.since_ms[slots] >= self._config.dwell_ms
-        goes = first | (nearer & stayed & (confirmed >= self._config.confirmations))
-        waits = nearer & ~goes
-        self._pending[slots] = np.where(waits, nearest, -1)
-        self._confirmed[slots] = np.where(waits, confirmed, 0)
-        target = np.where(goes, nearest, current)  # (m,)
+        slots = scored.slots
+        target = self.policy.decide(scored, self.centre[slots], self.since_ms[slots], now_ms)  # (m,)
         rows = np.flatnonzero(self.ids[target] != self.segment[slots])
         moves = self._moves(rows, target[rows], scored, events_seen, now_ms, step_number)
         self._apply(moves)
         return moves
-
-    def _nearer(self, scored: Scored, current: I32) -> Bool:
-        """(m,) where the nearest centre is not the user's own and beats it by the margin."""
-        rows = np.arange(len(current))
-        d_new = np.sqrt(scored.distances[rows, scored.nearest])
-        d_current = np.sqrt(scored.distances[rows, current])
-        return (scored.nearest != current) & (d_new <= (1.0 - self._config.margin) * d_current)
 
     def _moves(
         self, rows: I64, target: I32, scored: Scored, events_seen: I64, now_ms: int, step_number: int
@@ -223,6 +192,7 @@ class Membership:
         self._counts -= np.bincount(centres[centres >= 0], minlength=self.k)
         for name, empty in _SLABS.items():
             getattr(self, name)[slots] = empty
+        self.policy.clear(slots)
 
     def sizes(self) -> dict[int, int]:
         """Users per public segment id, in order of ids; empty before `begin`.
@@ -243,7 +213,11 @@ class Membership:
         placed = np.flatnonzero(self.centre >= 0)
         used = int(placed[-1]) + 1 if len(placed) else 0  # slots above are empty
         state: dict[str, Any] = {name: getattr(self, name)[:used].copy() for name in _SLABS}
-        return state | {"counts": self._counts.copy(), "identities": self.identities.snapshot()}
+        return state | {
+            "counts": self._counts.copy(),
+            "identities": self.identities.snapshot(),
+            "policy": self.policy.snapshot(used),
+        }
 
     def restore(self, state: State) -> None:
         for name, empty in _SLABS.items():
@@ -253,37 +227,13 @@ class Membership:
         self._counts = state["counts"].copy()
         self._waiting = True  # `unsettled` looks again
         self.identities.restore(state["identities"])
+        self.policy.restore(state["policy"])
 
 
 _SLABS: Mapping[str, int] = {
     "centre": -1,
     "segment": 0,
-    "_pending": -1,
-    "_confirmed": 0,
     "since_ms": 0,
     "sequence": 0,
 }
 """Slabs by user slot, and what an empty slot holds."""
-
-
-def confidence(distances: F64, chosen: I32) -> tuple[F64, F64]:
-    """Margin and score of the chosen centres (n,), from squared distances (n, k) -> (n,), (n,), both 0..1.
-
-    margin = (d_2 - d_1) / d_2 with d_1 the distance to the chosen centre and d_2 the smallest of the others;
-    1 where there is no other, 0 where another is nearer. score is the fuzzy c-means degree of membership
-    with fuzzifier 2 (Bezdek 1981): the share that 1 / d_1^2 has in the sum of 1 / d_i^2. It orders placements
-    by how clear they are, whatever the scale of the embedding; it is not a calibrated probability, and it
-    falls as segments grow in number.
-    """
-    n, k = distances.shape
-    if k == 1 or n == 0:
-        return np.ones(n), np.ones(n)
-    rows = np.arange(n)
-    tiny = np.finfo(np.float64).tiny
-    own = distances[rows, chosen]
-    others = distances.copy()
-    others[rows, chosen] = np.inf
-    second = others.min(axis=1)
-    margin = np.where(second > 0, 1.0 - np.sqrt(own / np.maximum(second, tiny)), 0.0)
-    ratio = np.maximum(own, tiny)[:, None] / np.maximum(distances, tiny)  # (n, k)
-    return np.maximum(margin, 0.0), 1.0 / ratio.sum(axis=1)

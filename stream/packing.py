@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from .ports import State
 
-FORMAT = 3
+FORMAT = 4
 """Of the file, and of the states in it: the layout that the parts of the pipeline give to `snapshot()`."""
 
 Array = NDArray[Any]

@@ -1,4 +1,4 @@
-"""The JSON values of what Shoal publishes, as plain dictionaries; the schemas in `schemas/` describe them.
+"""The JSON values of what Shoal publishes about users, as plain dictionaries; the schemas in `schemas/` describe them.
 
 Times are integer milliseconds of stream time, like everywhere inside. Means, shifts and scores are rounded
 to six significant digits.
@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 
 from .attribution import Verdict
-from .catalog import Catalog, Profile
+from .catalog import Catalog
 from .events import F64, I32, I64, Bool, Events, Records, Scored
 from .explain import INTEREST, explain, rounded
-from .lineage import Lineage
 from .membership import LEFT, REMAPPED, Moves
 from .users import ANONYMOUS
 
@@ -188,51 +187,3 @@ def member_value(change: Value) -> Value:
         "sequence": change["position"]["sequence"],
         "confidence": change["confidence"],
     }
-
-
-# --- segments ------------------------------------------------------------------------------------------
-
-
-def lineage_value(fact: Lineage, name: str, previous_name: str | None) -> Value:
-    """Value of `segment.lineage`."""
-    return {
-        "lineage_id": fact.lineage_id,
-        "kind": fact.kind,
-        "segment_id": fact.segment_id,
-        "name": name,
-        "previous_name": previous_name,
-        "parents": list(fact.parents),
-        "remap": [{"from": old, "to": new} for old, new in fact.remap],
-        "decided_time": fact.decided_ms,
-    }
-
-
-def profile_value(profile: Profile, model: Mapping[str, Any], decided_ms: int) -> Value:
-    """Value of `segment.catalog`."""
-    return {
-        "segment_id": profile.segment_id,
-        "name": profile.name,
-        "state": "live",
-        "size": profile.size,
-        "share": _six(profile.share),
-        "rows": int(profile.rows),
-        "features": [
-            {
-                "feature": trait.feature,
-                "z": _six(trait.z),
-                "segment_mean": _six(trait.segment_mean),
-                "population_mean": _six(trait.population_mean),
-            }
-            for trait in profile.traits
-        ],
-        "takes_to": [
-            {"label": taste.label, "share": _six(taste.share), "lift": _six(taste.lift)}
-            for taste in profile.takes_to
-        ],
-        "model": model,
-        "decided_time": decided_ms,
-    }
-
-
-def _six(value: float) -> float:
-    return float(rounded([value])[0])

@@ -6,8 +6,9 @@ from decisions import score, scored
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shoal.stream.confidence import confidence
 from shoal.stream.config import Membership as Config
-from shoal.stream.membership import Membership, confidence
+from shoal.stream.membership import Membership
 
 CENTRES = np.array([[0.0], [10.0], [20.0]])
 DAY = 86_400_000
