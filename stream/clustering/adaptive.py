@@ -69,7 +69,7 @@ class AdaptiveKMeans:
         """
         rows = self._rows(z)
         self.used[:] = True
-        self.carry(kmeans_plus_plus(rows, self.k, self._seed))
+        self.carry(kmeans_plus_plus(rows, self.k, self._seed, self.fewest))
         measured = self._measured(rows[np.isfinite(rows).all(axis=1)])
         sizes = np.bincount(measured.label, minlength=self.k)
         self.steps = _step_of(sizes)
@@ -125,7 +125,7 @@ class AdaptiveKMeans:
             return ()
         done: list[Intervention] = []
         exact = False  # whether labels and distances are those of now: at first, those of when it was learned
-        self._limit = far(self._recent.near(scope))
+        self._limit = far(self._recent.near(scope), self.fewest)
         while change := self._next_change(scope):
             if len(done) == CHANGES_MAX:
                 self._unfinished = scope
@@ -240,7 +240,7 @@ class AdaptiveKMeans:
 
     def _measure_again(self) -> None:
         self._recent.replace(self._measured(self._newest().rows))
-        self._limit = far(self._recent.near(len(self._recent)))
+        self._limit = far(self._recent.near(len(self._recent)), self.fewest)
 
     def _measured(self, rows: F64) -> Sample:
         """Rows (m, d) with the labels and distances of now."""

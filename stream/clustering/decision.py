@@ -92,7 +92,7 @@ def next_change(
     """The change that is due first, by the newest rows; without a `past` they are all that is known."""
     order = np.argsort(sample.label[::2], kind="stable")
     fitted, judges = sample.take(2 * order), sample.take(np.arange(1, len(sample), 2))
-    view = _View(sample, fitted, judges, centres, used, far(sample.near), past, stood, long)
+    view = _View(sample, fitted, judges, centres, used, far(sample.near, fewest), past, stood, long)
     if fewest < len(used):
         if view.whole and used.sum() > fewest and (merge := _merge(view)):
             return merge

@@ -9,7 +9,7 @@ A swap gives up centre r and splits centre c in two. What is asked of it:
               before minus after; their sum must be `SIGMAS` times what it would be by chance (paired test),
     material  and at least `MATERIAL` of the inertia of a mean centre: an id that changes its meaning costs
               subscribers more than a slightly better fit is worth.
-    trimmed   a squared distance counts as at most that which `LEFT_OUT` of the rows exceed, before as after,
+    trimmed   a squared distance counts as at most that which half of `left_out` of the rows exceed, before as after,
               and such rows place no centre: a heavy tail gives no evidence, and a group that small gets no
               centre (as in the warm start).
 
@@ -28,11 +28,11 @@ from numba import njit
 
 from ..events import F64, I64, Bool
 from .sample import Sample
+from .seeding import left_out
 
 ROUNDS = 3
 SIGMAS = 3.0
 MATERIAL = 0.1
-LEFT_OUT = 0.005
 POWER_ROUNDS = 6
 TRIED = 4
 PART_MIN = 3
@@ -50,9 +50,9 @@ class Proposal:
     sizes: tuple[int, int]  # fitted rows in the two parts
 
 
-def far(near: F64) -> float:
-    """The squared distance that `LEFT_OUT` of the rows exceed."""
-    return float(np.quantile(near, 1.0 - LEFT_OUT)) if len(near) else np.inf
+def far(near: F64, k: int) -> float:
+    """The squared distance that only half of `left_out` of the rows exceed, with k centres at least."""
+    return float(np.quantile(near, 1.0 - left_out(k) / 2)) if len(near) else np.inf
 
 
 @dataclass(frozen=True, slots=True)

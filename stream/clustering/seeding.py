@@ -2,7 +2,7 @@
 
 Centres drawn without looking at the data mostly never win a row (50-99 % dead, measured on River's default).
 k-means++ in turn likes what is far away: three bots in a thousand users got a centre of their own, and two
-groups of people had to share one. So the farthest 1 % of the rows are left out, of the draw and of every
+groups of people had to share one. So the farthest rows (`left_out`) are left out, of the draw and of every
 round, and of the inertia by which one try is compared with another.
 
 References: Arthur & Vassilvitskii, "k-means++: the advantages of careful seeding", 2007; the greedy variant
@@ -21,18 +21,28 @@ from ..events import F64, I64
 
 LLOYD_ROUNDS = 10
 TRIES_MAX = 8
-LEFT_OUT = 0.01
-"""Share of the rows, the farthest ones, that no centre is drawn for: groups that small get none at first."""
+LEFT_OUT, LEFT_OUT_MAX = 0.08, 0.01
+"""Of a mean centre's rows: groups that small get no centre. And of all rows, at most."""
 JITTER = 1e-3
 WORK_MAX = 1 << 28
 """Distances computed while seeding, at most about this many: a larger buffer has fewer tries, then is thinned."""
 
 
-def kmeans_plus_plus(z: F64, k: int, seed: int) -> F64:
+def left_out(k: int) -> float:
+    """Share of the rows, the farthest ones, that have no say in where k centres stand.
+
+    >>> left_out(2), left_out(8), left_out(32)
+    (0.01, 0.01, 0.0025)
+    """
+    return min(LEFT_OUT / k, LEFT_OUT_MAX)
+
+
+def kmeans_plus_plus(z: F64, k: int, seed: int, fewest: int | None = None) -> F64:
     """Centres (k, d) from a buffer (n, d), n >= 1; all finite, and the same for the same buffer and seed.
 
     Rows that are not finite are left out. With fewer distinct rows than k, the centres left over are copies
     of drawn rows moved by noise of 0.1 % of the buffer's spread, so that each can win a row later.
+    `fewest`: how many of the k centres will be kept at least; all by default.
     """
     rng = np.random.Generator(np.random.PCG64(seed))
     rows = z[np.isfinite(z).all(axis=1)]
@@ -42,16 +52,16 @@ def kmeans_plus_plus(z: F64, k: int, seed: int) -> F64:
     per_row = k * (trials + LLOYD_ROUNDS)
     rows = np.ascontiguousarray(rows[:: -(-len(rows) // max(WORK_MAX // per_row, k))])
     tries = min(max(WORK_MAX // (per_row * len(rows)), 1), TRIES_MAX)
-    centres, distinct = _best(rows, rng.random((tries, k, trials)))
+    out = int(left_out(fewest or k) * len(rows))
+    centres, distinct = _best(rows, rng.random((tries, k, trials)), out)
     spread = float(rows.std(axis=0).mean()) or 1.0
     copies = rows[rng.integers(0, len(rows), k - distinct)]
     centres[distinct:] = copies + JITTER * spread * rng.standard_normal(copies.shape)
     return np.asarray(centres, np.float64)
 
 
-def _best(rows: F64, uniform: F64) -> tuple[F64, int]:
+def _best(rows: F64, uniform: F64, out: int) -> tuple[F64, int]:
     """The try with the least inertia of uniform (tries, k, trials); centres, and how many are distinct."""
-    out = int(LEFT_OUT * len(rows))
     found = []
     for draws in uniform:
         centres, distinct = _draw(rows, draws, out)
