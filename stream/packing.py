@@ -149,14 +149,10 @@ def _unflatten(node: dict[str, Any], arrays: dict[str, Array]) -> Any:
     match node:
         case {"d": body}:
             return {key: _unflatten(inner, arrays) for key, inner in body.items()}
-        case {"a": name, "s": shape}:  # format 1: arrays are flat, and the tree has their shape
-            return arrays[name].reshape(shape)
         case {"a": name}:
             return arrays[name]
         case {"b": name}:
             return arrays[name].tobytes()
-        case {"t": [name, ends]}:  # format 1
-            return _cut(arrays[name].tobytes(), arrays[ends].tolist())
         case {"m": [name, mark]}:
             return arrays[name].tobytes().decode("utf-8", "surrogatepass").split(chr(mark))
         case {"l": body}:
@@ -168,7 +164,3 @@ def _unflatten(node: dict[str, Any], arrays: dict[str, Array]) -> Any:
         case {"v": body}:
             return body
     raise ValueError(f"unknown node {sorted(node)}")
-
-
-def _cut(joined: bytes, ends: list[int]) -> list[str]:
-    return [joined[a:b].decode("utf-8", "surrogatepass") for a, b in zip([0, *ends], ends, strict=False)]
