@@ -30,5 +30,5 @@ def migrate(body: State, version: int) -> State:
 
 
 MIGRATIONS: Mapping[int, Callable[[State], State]] = {}
-"""From 2 to 3 nothing leads: windows, interest and the embeddings themselves are others, so every hash is too, and
+"""Nothing leads from 2 to 3, nor from 3 to 4: features, embeddings and decisions are others, so every hash is too, and
 an engine of the new version begins a new epoch anyway."""

@@ -13,14 +13,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from kafka.errors import InvalidReplicationFactorError
 from kafka_kit import output
 
 from shoal.sinks.kafka import KafkaSink
 from shoal.stream.config import Kafka
 from shoal.stream.events import CHANGES, MANIFEST, MEMBERS, REJECTED, OutRecord, Range
+from shoal.stream.kafka import admin
 from shoal.stream.kafka.port import ClientError
 from shoal.stream.manifest import encode_manifest
-from shoal.stream.ports import BrokerGone, CommitUnknown
+from shoal.stream.ports import BrokerGone, CommitUnknown, ConfigError
 
 CONFIG = Kafka(topic_prefix="p.", group_id="g", transaction_timeout_ms=10_000, delivery_timeout_ms=4_000)
 CHANGE = OutRecord(CHANGES, b"u", b"{}", (("ce_id", b"u:1"),))
@@ -457,3 +459,30 @@ def test_the_rules_name_no_client_library() -> None:
     look = "import sys, shoal.sinks.kafka; print({'kafka', 'confluent_kafka'} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "set()"
+
+
+@dataclass
+class ComingUp:
+    """An admin client of a broker that takes no replicas the first few times."""
+
+    refusals: int
+    asked: int = 0
+
+    def create_topics(self, request: Mapping[str, Any]) -> None:
+        self.asked += 1
+        if self.asked <= self.refusals:
+            raise InvalidReplicationFactorError("larger than available brokers: 0")
+
+    def wait_for_topics(self, names: Sequence[str]) -> None:
+        pass
+
+
+def test_a_broker_that_has_only_just_come_up_is_asked_again(monkeypatch):
+    """It is there and has no place for a replica yet; one that never has is refused with what to check."""
+    monkeypatch.setattr(admin, "_PAUSE_S", 0.0)
+    young: Any = ComingUp(refusals=3)
+    admin.create(young, admin.wanted(CONFIG), CONFIG)
+    assert young.asked == 4
+    monkeypatch.setattr(admin, "_COMING_UP_S", 0.0)
+    with pytest.raises(ConfigError, match=r"could not be created.*kafka\.replication_factor"):
+        admin.create(ComingUp(refusals=99), admin.wanted(CONFIG), CONFIG)  # type: ignore[arg-type]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from kafka import KafkaAdminClient
-from kafka.errors import KafkaError, TopicAlreadyExistsError
+from kafka.errors import InvalidReplicationFactorError, KafkaError, TopicAlreadyExistsError
 
 from ..config import Kafka
 from ..events import CATALOG, CHANGES, COMPACTED, LINEAGE, MANIFEST, MEMBERS, REJECTED
@@ -21,6 +22,7 @@ REJECTED_MAX_BYTES = 4 << 20
 """A reject repeats the original record and adds headers: its topic must take more than the input does."""
 
 _UNKNOWN_TOPIC, _TOPIC_UNAUTHORISED = 3, 29
+_COMING_UP_S, _PAUSE_S = 3.0, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ def create(admin: KafkaAdminClient, topics: Sequence[Topic], config: Kafka) -> N
         for topic in topics
     }
     try:
-        admin.create_topics(request)
+        _create(admin, request)
     except TopicAlreadyExistsError:
         log.info("topics were created by somebody else at the same time")
     except KafkaError as error:
@@ -133,3 +135,16 @@ def create(admin: KafkaAdminClient, topics: Sequence[Topic], config: Kafka) -> N
         ) from None
     admin.wait_for_topics(list(request))
     log.info("created topics %s", ", ".join(request))
+
+
+def _create(admin: KafkaAdminClient, request: Mapping[str, Any]) -> None:
+    """A broker that has only just come up takes no replicas for a moment: asked again for `_COMING_UP_S`."""
+    until_s = time.monotonic() + _COMING_UP_S
+    while True:
+        try:
+            admin.create_topics(request)
+            return
+        except InvalidReplicationFactorError:
+            if time.monotonic() >= until_s:
+                raise
+            time.sleep(_PAUSE_S)
