@@ -10,18 +10,26 @@ between their two centres,
 
     lead(z, C) = (|z - c_new| - |z - c_old|) / |c_new - c_old|      in -1..1, negative: z belongs to the new
 
-The swing from the lead at the anchor to the lead now is parted in two by a lead between them:
+The swing from the lead at the anchor to the lead now has two causes, and two rows that had only one of them:
 
-    same encoder      of the anchor under today's centres: what was lost until there is model_shift, the rest
-                      user_shift
-    another encoder   of today's row under the encoder before, with the last centres it had: what was lost
-                      until there is user_shift, the rest model_shift
+    the new row under the old model    today's row, scaled, encoded and held against centres as at the anchor
+    the old row under the new model    the anchor, shifted as today's row is shifted from the old model to the new
+
+Where the first has left, the user alone was enough: user_shift is what it lost, model_shift the rest. Else, where
+the second has left, the model alone was enough: model_shift is what that lost. Where it took both, user_shift is
+the mean of what the user takes before and after the model (Shapley 1953). A row that did not change leaves nothing
+to the user, a model that did not change nothing to the model. (Tried and given up: the old embedding under today's
+centres alone. It knows nothing of what the scaling learned meanwhile, and one in five changes that the model alone
+had made was called the user's.)
 
 A change is called after the larger part: user_behavior; else segment_moved, or encoder_published where the
-encoder is another. The lead at the anchor was measured against its runner-up: exact when the user moves
-there, else a lower bound, and so is the part that begins with it. Only the encoder version before the
-serving one can be asked: for an older anchor the change is parted as if that version had made it, and
-without that encoder, or a place for both centres under it, everything counts as the user's.
+encoder is another. Only the encoder version before the serving one can be asked: for an older anchor the
+change is parted as if that version had made it, and without that encoder everything counts as the user's.
+Where the new segment was placed since, today's row is held against its nearest rival of then: had the user
+left in any case? What the user's likes mean (the interest family) is learned too, but counts as the user's.
+
+Where the user has had no anchor in its present segment yet (it came a moment ago, or its segment was given up), the
+one before serves: the lead is then what it had over its runner-up there.
 
 A user who stays while the segment's id is given up is `lineage`: neither moved.
 """
@@ -33,7 +41,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .events import F32, F64, I32, I64, Scored
+from .earlier import Earlier, Model, Scales
+from .events import F32, F64, I32, I64, Bool, Scored
 from .membership import Moves
 from .ports import Intervention, Publisher, Segmenter, State
 
@@ -64,78 +73,118 @@ class Verdict:
 
 
 class Attribution:
-    """One anchor per user slot, allocated once: 4 e + 12 bytes times `features.users_max`."""
+    """One anchor per user slot, allocated once: 4 e + 17 bytes times `features.users_max`."""
 
     def __init__(self, users_max: int, e: int) -> None:
         self._z: F32 = np.zeros((users_max, e), np.float32)
         self._version: I32 = np.full(users_max, -1, np.int32)  # encoder that made the anchor; -1: no anchor
+        self._number: I32 = np.zeros(users_max, np.int32)  # when it was made, in steps that scored anybody
+        self._stale: Bool = np.zeros(
+            users_max, np.bool_
+        )  # the anchor is from another segment than the present
         self._label: I32 = np.full(users_max, -1, np.int32)  # centre of the user's segment
         self._lead: F32 = np.zeros(users_max, np.float32)  # at the anchor, over its runner-up
-        self._centres: F64 | None = None  # (k, e) as last scored with
-        self._centres_version = -1
-        self._previous: F64 | None = None  # (k, e) as last scored with under the previous encoder version
+        self._now = 0  # steps that scored anybody so far
+        self._earlier = Earlier()
 
-    def judge(self, moves: Moves, scored: Scored, publisher: Publisher, segmenter: Segmenter) -> Verdict:
-        """Why each of these moves happened. Called once a step after `decide`, before anything is learned."""
-        self._see(publisher.version, segmenter.centres)
+    def judge(
+        self, moves: Moves, scored: Scored, publisher: Publisher, segmenter: Segmenter, scales: Scales
+    ) -> Verdict:
+        """Why each of these moves happened. Called once a step after `decide`, before anything is learned.
+
+        Cost: every move is scaled and encoded once more.
+        """
+        self._now += 1
+        centres = np.array(segmenter.centres, np.float64)
+        self._earlier.keep(Model(self._now, publisher.version, scales.scale_now(), centres))
         n = len(moves)
         remapped = moves.remapped()
         kind = tuple(LINEAGE if stays else USER_BEHAVIOR for stays in remapped.tolist())
         verdict = Verdict(kind, np.zeros(n), np.zeros(n))
         moved = np.flatnonzero((moves.before != 0) & (moves.after != 0) & ~remapped)
         if len(moved):
-            verdict = self._compare(verdict, moves, moved, scored, publisher)
+            verdict = self._compare(verdict, moves.take(moved), moved, scored, publisher, scales)
         self._label[moves.slot] = moves.centre_after
-        self._version[moves.slot] = -1  # the next scoring in the new segment is an anchor, clear or not
+        self._stale[moves.slot] = True  # the next scoring in the new segment is an anchor, clear or not
         return verdict
 
-    def _see(self, version: int, centres: F64) -> None:
-        """Keep today's centres; at the first sight of a new version, the last ones of the version before."""
-        if version != self._centres_version:
-            self._previous, self._centres_version = self._centres, version
-        self._centres = np.array(centres, np.float64)
-
     def _compare(
-        self, verdict: Verdict, moves: Moves, moved: I64, scored: Scored, publisher: Publisher
+        self, verdict: Verdict, moves: Moves, moved: I64, scored: Scored, publisher: Publisher, scales: Scales
     ) -> Verdict:
-        """The same verdict, with its `moved` rows parted."""
-        assert self._centres is not None
-        slot, old, new = moves.slot[moved], moves.centre_before[moved], moves.centre_after[moved]
-        row = moves.row[moved]
-        same = self._version[slot] == publisher.version
-        start = self._lead[slot].astype(np.float64)
-        now = lead(scored.z[row], self._centres, old, new)
-        middle = np.where(same, lead(self._z[slot], self._centres, old, new), now)
-        other = np.flatnonzero(~same)
-        if len(other) and self._previous is not None:
-            z = publisher.encode_previous(scored.x[row[other]])
-            if z is not None:
-                there = ~np.isnan(self._previous[[old[other], new[other]]]).any(axis=(0, 2))
-                asked = lead(z, self._previous, old[other], new[other])
-                middle[other] = np.where(there, asked, now[other])
-        first, second = start - middle, middle - now
-        user_shift, model_shift = np.zeros(len(moves)), np.zeros(len(moves))
-        user_shift[moved] = np.where(same, second, first)
-        model_shift[moved] = np.where(same, first, second)
+        """The same verdict, with its `moved` rows, these moves, parted."""
+        slot, old, new = moves.slot, moves.centre_before, moves.centre_after
+        index = self._earlier.index(self._number[slot], publisher.version)
+        then = self._earlier.embed(scored.raw[moves.row], index, scales, publisher)  # (n, e)
+        now = lead(scored.z[moves.row], self._earlier.latest.centres, old, new)
+        start, user_shift, placed = (
+            self._lead[slot].astype(np.float64),
+            np.zeros(len(slot)),
+            np.zeros_like(slot, np.bool_),
+        )
+        for at in np.unique(index).tolist():
+            rows = np.flatnonzero(index == at)
+            parted = self._part(
+                at,
+                slot[rows],
+                old[rows],
+                new[rows],
+                None if then is None else then[rows],
+                scored.z[moves.row[rows]],
+            )
+            start[rows], user_shift[rows], placed[rows] = parted
+        model_shift = start - now - user_shift
         kind = np.array(verdict.kind, object)
-        of_model = np.where(same, SEGMENT_MOVED, ENCODER_PUBLISHED)
-        kind[moved] = np.where(user_shift[moved] >= model_shift[moved], USER_BEHAVIOR, of_model)
-        return Verdict(tuple(kind.tolist()), user_shift, model_shift)
+        same = self._version[slot] == publisher.version
+        of_model = np.where(same | placed, SEGMENT_MOVED, ENCODER_PUBLISHED)
+        kind[moved] = np.where(user_shift >= model_shift, USER_BEHAVIOR, of_model)
+        shifts = np.zeros((2, len(kind)))
+        shifts[:, moved] = user_shift, model_shift
+        return Verdict(tuple(kind.tolist()), *shifts)
+
+    def _part(
+        self, at: int, slot: I32, old: I32, new: I32, then: F32 | None, today: F32
+    ) -> tuple[F64, F64, Bool]:
+        """The lead at the anchor, what the user took from it, and where the new segment was placed since; (n,) each.
+
+        Of moves whose old model is `at`; today's rows embedded by it, `then`, and by today's, (n, e) each.
+        """
+        centres, latest = self._earlier[at].centres, self._earlier.latest.centres
+        placed = np.isnan(centres[new, 0])
+        start = self._lead[slot].astype(np.float64)
+        known = ~placed & ~self._stale[slot] & (self._version[slot] == self._earlier[at].version)
+        start[known] = lead(self._z[slot[known]], centres, old[known], new[known])
+        now = lead(today, latest, old, new)
+        if then is None:
+            return start, start - now, placed
+        rival = np.where(placed, _rival(then, centres, old), new) if placed.any() else new
+        new_row = lead(then, centres, old, rival)
+        old_row = lead(self._z[slot] + (today - then), latest, old, new)
+        first, second = start - new_row, old_row - now
+        stale = self._stale[slot]
+        first[stale] = (lead(self._z[slot], centres, old, rival) - new_row)[stale]
+        user = np.where(new_row < 0, first, np.where(old_row < 0, second, (first + second) / 2))
+        return start, np.where(np.isnan(user), start - now, user), placed
 
     def remember(self, scored: Scored, version: int) -> None:
         """Anchor the users that are in their own segment. Called after `judge`, before learning."""
         rows = np.flatnonzero(scored.nearest == self._label[scored.slots])
         if not len(rows):
             return
-        assert self._centres is not None, "remember() before judge(): no centres were seen"
         own = scored.nearest[rows]
         runner_up = _runner_up(scored.distances[rows], own)
-        leads = lead(scored.z[rows], self._centres, own, runner_up)
-        anchor = (leads >= CLEAR) | (self._version[scored.slots[rows]] != version)
+        leads = lead(scored.z[rows], self._earlier.latest.centres, own, runner_up)
+        known = (self._version[scored.slots[rows]] == version) & ~self._stale[scored.slots[rows]]
+        anchor = (leads >= CLEAR) | ~known
         slots = scored.slots[rows[anchor]]
         self._z[slots] = scored.z[rows[anchor]]
         self._version[slots] = version
+        self._stale[slots] = False
+        self._number[slots] = self._now
         self._lead[slots] = leads[anchor]
+
+    def renew(self, slots: I32) -> None:
+        """The next scoring of these users in their own segment is an anchor, clear or not."""
+        self._version[slots] = -1
 
     def intervene(self, interventions: Sequence[Intervention]) -> None:
         """Centres stand for something else now: users of a centre given up get an anchor with its heir."""
@@ -143,19 +192,16 @@ class Attribution:
             if one.into >= 0:
                 members = np.flatnonzero(self._label == one.centre)
                 self._label[members] = one.into
-                self._version[members] = -1
+                self._stale[members] = True
             if one.out_of >= 0:
-                for known in (
-                    self._previous,
-                    self._centres,
-                ):  # the latter is the previous one after a publication
-                    if known is not None:
-                        known[one.centre] = np.nan  # there was none
+                self._earlier.forget(one.centre)
 
     def clear(self, slots: I32) -> None:
         """As if nobody had ever been there: what is left would be the next user's, and in no snapshot."""
         self._z[slots] = 0.0
         self._lead[slots] = 0.0
+        self._number[slots] = 0
+        self._stale[slots] = False
         self._version[slots] = -1
         self._label[slots] = -1
 
@@ -167,9 +213,10 @@ class Attribution:
             "version": self._version[:used].copy(),
             "label": self._label[:used].copy(),
             "lead": self._lead[:used].copy(),
-            "centres": None if self._centres is None else self._centres.copy(),
-            "centres_version": self._centres_version,
-            "previous": None if self._previous is None else self._previous.copy(),
+            "number": self._number[:used].copy(),
+            "stale": self._stale[:used].copy(),
+            "now": self._now,
+            "earlier": self._earlier.snapshot(),
         }
 
     def restore(self, state: State) -> None:
@@ -180,9 +227,12 @@ class Attribution:
         self._lead = np.zeros(self._lead.shape, np.float32)
         self._z[:used], self._version[:used] = state["z"], state["version"]
         self._label[:used], self._lead[:used] = state["label"], state["lead"]
-        self._centres = None if state["centres"] is None else state["centres"].copy()
-        self._previous = None if state["previous"] is None else state["previous"].copy()
-        self._centres_version = int(state["centres_version"])
+        self._number = np.zeros(self._number.shape, np.int32)
+        self._number[:used] = state["number"]
+        self._stale[:] = False
+        self._stale[:used] = state["stale"]
+        self._now = int(state["now"])
+        self._earlier.restore(state["earlier"])
 
 
 def lead(z: F32, centres: F64, old: I32, new: I32) -> F64:
@@ -203,3 +253,9 @@ def _runner_up(distances: F64, own: I32) -> I32:
     others[np.arange(len(own)), own] = np.inf
     alone = ~np.isfinite(others.min(axis=1))
     return np.where(alone, own, others.argmin(axis=1)).astype(np.int32)
+
+
+def _rival(z: F32, centres: F64, old: I32) -> I32:
+    """(n,) the centre nearest to z (n, e) other than the old one, of those that are there; the old one if none is."""
+    squares = np.square(z[:, None, :] - centres[None, :, :]).sum(axis=2)
+    return _runner_up(np.where(np.isnan(squares), np.inf, squares), old)

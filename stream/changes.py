@@ -24,6 +24,7 @@ import orjson
 from .attribution import KINDS, Attribution, Verdict
 from .catalog import Catalog, Profile
 from .clock import Clock
+from .earlier import Scales
 from .events import (
     CATALOG,
     CHANGES,
@@ -64,6 +65,9 @@ class Speaker(Protocol):
     catalog: Catalog
     publisher: Publisher
     segmenter: Segmenter
+
+    @property
+    def features(self) -> Scales: ...
 
     def versions(self) -> dict[str, str | int]: ...
 
@@ -109,7 +113,7 @@ class Narrator:
         """Changes as decided, before anything is learned. `slots` (n,) are the users of the events."""
         p = self._pipeline
         if len(scored.slots):
-            verdict = p.attribution.judge(moves, scored, p.publisher, p.segmenter)
+            verdict = p.attribution.judge(moves, scored, p.publisher, p.segmenter, p.features)
             self._tell(moves, verdict, scored, *causes(moves, events, slots))
 
     def profiles(self, force: bool) -> None:
@@ -137,6 +141,10 @@ class Narrator:
             *(record for told in self._told for record in self._change_records(told)),
             *self._reject_records(),
         )
+
+    def told(self) -> tuple[Told, ...]:
+        """What has been told of users in this step, for those who measure it."""
+        return tuple(self._told)
 
     def changes_by_reason(self) -> dict[str, int]:
         """How many changes this step had, by reason; every reason is named."""

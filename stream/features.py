@@ -16,7 +16,7 @@ import numpy as np
 
 from .config import Features as Config
 from .digest import content_hash
-from .events import F32, I32, Bool, Events
+from .events import F32, F64, I32, Bool, Events
 from .interest import Interest
 from .ports import State
 from .scaling import Columns, Scaling
@@ -64,9 +64,13 @@ class Features:
         """(m,) whose row has changed since it was last built, by more than the time that passed."""
         return self._windows.due(slots, now_ms)
 
-    def scale(self, raw: F32) -> F32:
+    def scale(self, raw: F32, as_then: F64 | None = None) -> F32:
         """(m, d) -> (m, d): centred, each family of the same weight; see `scaling.py`."""
-        return self._scaling.scale(raw)
+        return self._scaling.scale(raw, as_then)
+
+    def scale_now(self) -> F64:
+        """What `scale` depends on now, to be given back to it later as `as_then`."""
+        return self._scaling.now()
 
     def learn(self, raw: F32) -> None:
         """Let the scaling follow rows (m, d). Score before you learn."""

@@ -51,11 +51,16 @@ class Scaling:
         self._rows = np.zeros(2)  # learned from, at most _ROWS_MAX: activity, interest
         self._prepare()
 
-    def scale(self, raw: F32) -> F32:
-        """(m, d) -> (m, d). Before the first `learn` everything is 0."""
+    def scale(self, raw: F32, as_then: F64 | None = None) -> F32:
+        """(m, d) -> (m, d), as it was when `now` gave `as_then`. Before the first `learn` everything is 0."""
+        mean, inverse, gain = (self._mean, self._inverse, self._gain) if as_then is None else as_then
         out = np.empty_like(raw)
-        _scale(raw, self._columns, self._split, self._mean, self._inverse, self._gain, self._clip, out)
+        _scale(raw, self._columns, self._split, mean, inverse, gain, self._clip, out)
         return out
+
+    def now(self) -> F64:
+        """(3, d) what `scale` depends on: means, divisors and weights of the columns."""
+        return np.stack([self._mean, self._inverse, self._gain])
 
     def learn(self, raw: F32) -> None:
         """Update means and variances by rows (m, d) that were scaled before."""

@@ -50,6 +50,16 @@ def events(users, times=None, labels=None, kinds=None, rows=None):
     return replace(made, row=row, event_key=np.arange(n, dtype=np.uint64), labels=list(labels or [""] * n))
 
 
+class FakeFeatures:
+    """Rows are scaled as they are."""
+
+    def scale(self, raw, as_then=None):
+        return raw
+
+    def scale_now(self):
+        return np.zeros((3, 1))
+
+
 class FakePublisher:
     """The identity as encoder; `previous` says what the version before made of a row."""
 
@@ -60,6 +70,9 @@ class FakePublisher:
 
     def encode_previous(self, x):
         return None if self.previous is None else self.previous(x)
+
+    def encode(self, x):
+        return x
 
 
 class Stage:
@@ -74,7 +87,7 @@ class Stage:
         self.users = SimpleNamespace(names=lambda slots: [self.user_names[s] for s in slots.tolist()])
         self.clock = SimpleNamespace(now_ms=1_700_000_000_000)
         self.segmenter = SimpleNamespace(centres=np.asarray(centres, np.float64), version=1)
-        self.publisher = FakePublisher()
+        self.features, self.publisher = FakeFeatures(), FakePublisher()
         self.membership = Membership(policy, users_max, k)
         self.attribution = Attribution(users_max, e)
         self.catalog = Catalog(policy, k, names or NAMES[:e])

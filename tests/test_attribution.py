@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from decisions import FakePublisher, Stage, scored
+from decisions import FakeFeatures, FakePublisher, Stage, scored
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,7 +31,7 @@ class Scene:
         self.number += 1
         rows = scored(slots, points, self.centres)
         moves = self.members.decide(rows, np.full(len(slots), 5), self.number, self.number)
-        verdict = self.attribution.judge(moves, rows, self.publisher, self)
+        verdict = self.attribution.judge(moves, rows, self.publisher, self, FakeFeatures())
         self.attribution.remember(rows, self.publisher.version)
         return moves, verdict
 
@@ -256,7 +256,7 @@ def test_an_intervention_right_after_a_publication_does_not_blame_the_encoder():
     def step(number, slots, points):
         rows = scored(slots, np.reshape(points, (-1, 1)), centres)
         moves = members.decide(rows, np.full(len(slots), 9, np.int64), number, number)
-        verdict = attribution.judge(moves, rows, publisher, SimpleNamespace(centres=centres))
+        verdict = attribution.judge(moves, rows, publisher, SimpleNamespace(centres=centres), FakeFeatures())
         attribution.remember(rows, publisher.version)
         return verdict
 

@@ -100,6 +100,35 @@ def lift(
     tell(result, as_json, render)
 
 
+_SEEDS = click.option(
+    "--seeds", type=AT_LEAST_1, default=3, show_default=True, help="Simulations drawn per row of the table."
+)
+_USERS = click.option("--users", type=AT_LEAST_1, default=1500, show_default=True, help="Users of each.")
+_EVENTS = click.option("--events", type=AT_LEAST_1, default=60_000, show_default=True, help="Events of each.")
+_SEGMENTS = click.option(
+    "--segments", default="8,32", show_default=True, help="Numbers of segments, by commas."
+)
+
+
+@command.command()
+@_SEEDS
+@_USERS
+@_EVENTS
+@_SEGMENTS
+@click.option("--only", default="", metavar="TEXT", help="Planted causes whose name contains this.")
+@as_json
+def reasons(seeds: int, users: int, events: int, segments: str, only: str, as_json: bool) -> None:
+    """Changes that only the user, or only the model, can have caused: are they called by their cause?"""
+    from ..evaluation.reasons import KINDS, REPORT_SEED, Plan, evaluate, render
+
+    kinds = [kind for kind in KINDS if only in kind.name]
+    if not kinds:
+        raise click.UsageError(f"--only {only!r}: wanted a part of {'; '.join(k.name for k in KINDS)}")
+    numbers = whole_numbers("--segments", segments)
+    plan = Plan(kinds, numbers, range(REPORT_SEED, REPORT_SEED + seeds), users, events)
+    tell(evaluate(plan, echo=not as_json), as_json, render)
+
+
 def chosen(option: str, text: str, known: Sequence[str]) -> list[str]:
     """Names separated by commas, all of them known."""
     names = [name.strip() for name in text.split(",") if name.strip()]
