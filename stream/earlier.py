@@ -114,6 +114,7 @@ class Earlier:
         rows = zip(
             state["number"].tolist(), state["version"].tolist(), state["scale"], state["centres"], strict=True
         )
+        self._turns = state["turns"].tolist()
         self._models = [
             Model(n, version, scale.copy(), centres.copy()) for n, version, scale, centres in rows
         ]

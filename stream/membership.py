@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from .confidence import PROVISIONAL_EVENTS, confidence
+from .confidence import PROVISIONAL_EVENTS, Calibration, margins
 from .config import Membership as MembershipConfig
 from .events import F64, I32, I64, Bool, Scored
 from .lineage import Identities, Lineage
@@ -45,7 +45,7 @@ class Moves:
     since_ms: I64  # (m',) since when it is in `after`; 0 where it left
     sequence: I64  # (m',)
     margin: F64  # (m',) relative gap between the best and the second-best distance, 0..1
-    score: F64  # (m',) see `confidence`; 0 where it left
+    score: F64  # (m',) probability that it stays, see `Calibration`; 0 where it left
     events_seen: I64  # (m',) events this placement rests on; 0 where it left
     provisional: Bool  # (m',) fewer than PROVISIONAL_EVENTS events
 
@@ -69,10 +69,11 @@ class Moves:
 
 
 class Membership:
-    """One row per user slot, allocated once: 28 bytes times `features.users_max`."""
+    """One row per user slot, allocated once: 41 bytes times `features.users_max`."""
 
     def __init__(self, config: MembershipConfig, users_max: int, k: int) -> None:
         self.policy = Policy(config, users_max)
+        self.calibration = Calibration(users_max)
         self.k = k
         self.identities = Identities(k)
         self._waiting = False  # some user may be unsettled
@@ -121,6 +122,7 @@ class Membership:
         slots = scored.slots
         target = self.policy.decide(scored, self.centre[slots], self.since_ms[slots], now_ms)  # (m,)
         rows = np.flatnonzero(self.ids[target] != self.segment[slots])
+        self.calibration.observe(slots, events_seen, (target != self.centre[slots]))
         moves = self._moves(rows, target[rows], scored, events_seen, now_ms, step_number)
         self._apply(moves)
         return moves
@@ -132,8 +134,9 @@ class Membership:
         slots = scored.slots[rows]
         before = self.segment[slots]
         centre_after = target.astype(np.int32)
-        margin, score = confidence(scored.distances[rows], centre_after)
+        margin = margins(scored.distances[rows], centre_after)
         seen = events_seen[rows].astype(np.int64)
+        score = self.calibration.place(slots, seen, margin, before == 0, int((self.ids > 0).sum()))
         return Moves(
             row=rows,
             slot=slots,
@@ -193,6 +196,7 @@ class Membership:
         for name, empty in _SLABS.items():
             getattr(self, name)[slots] = empty
         self.policy.clear(slots)
+        self.calibration.clear(slots)
 
     def sizes(self) -> dict[int, int]:
         """Users per public segment id, in order of ids; empty before `begin`.
@@ -217,6 +221,7 @@ class Membership:
             "counts": self._counts.copy(),
             "identities": self.identities.snapshot(),
             "policy": self.policy.snapshot(used),
+            "calibration": self.calibration.snapshot(used),
         }
 
     def restore(self, state: State) -> None:
@@ -228,6 +233,7 @@ class Membership:
         self._waiting = True  # `unsettled` looks again
         self.identities.restore(state["identities"])
         self.policy.restore(state["policy"])
+        self.calibration.restore(state["calibration"])
 
 
 _SLABS: Mapping[str, int] = {

@@ -176,7 +176,7 @@ class Pipeline:
         state_hash = chain.link(
             touched, raw, scored.slots, scored.x, scored.z, moves.slot, moves.after,
             self.segmenter.fingerprint(), self.features.fingerprint(), self.publisher.fingerprint(),
-            str(self.clock.now_ms).encode(),
+            self.membership.calibration.fingerprint(), str(self.clock.now_ms).encode(),
         )  # fmt: skip
         manifest = Manifest(
             step=step.number,

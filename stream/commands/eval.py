@@ -129,6 +129,30 @@ def reasons(seeds: int, users: int, events: int, segments: str, only: str, as_js
     tell(evaluate(plan, echo=not as_json), as_json, render)
 
 
+@command.command()
+@_SEEDS
+@_USERS
+@_EVENTS
+@_SEGMENTS
+@click.option("--development", is_flag=True, help="The seeds and behaviours that the prior was fitted on.")
+@click.option("--fit", is_flag=True, help="Fit the prior on these runs and print it, instead of measuring.")
+@as_json
+def confidence(
+    seeds: int, users: int, events: int, segments: str, development: bool, fit: bool, as_json: bool
+) -> None:
+    """Of the placements said to be sure with probability p, do p last? Beside two peers."""
+    from ..evaluation import calibration
+
+    first = calibration.DEVELOPMENT_SEED if development else calibration.REPORT_SEED
+    shapes = calibration.DEVELOPMENT_SHAPES if development else calibration.SHAPES
+    numbers = whole_numbers("--segments", segments)
+    plan = calibration.Plan(numbers, range(first, first + seeds), users, events, shapes)
+    if fit:
+        tell(calibration.fit(plan, echo=not as_json), as_json, str)
+    else:
+        tell(calibration.evaluate(plan, echo=not as_json), as_json, calibration.render)
+
+
 def chosen(option: str, text: str, known: Sequence[str]) -> list[str]:
     """Names separated by commas, all of them known."""
     names = [name.strip() for name in text.split(",") if name.strip()]

@@ -4,7 +4,8 @@
     held users     from one step on their raw rows do not change, whatever they do: whoever of them moves
                    was moved by the model, which goes on learning from everybody else (and from these rows)
     walkers        held users whose row is led to that of a user elsewhere, at once or over WALK scorings,
-                   while the model goes on: who moves within SOON scorings of the start moved itself
+                   while the model goes on: who moves in the second half of the way, or SOON scorings later
+                   at most, moved itself
 
 At the start of the experiment every user gets a new anchor at the next scoring in its own segment. Changes
 before that are not judged: their cause lies, at least in part, before the experiment. Nor are changes whose cause
@@ -178,7 +179,7 @@ class Trial:
         if not read:
             return "model"
         late = read > 1 / self.features.pace[slot] + SOON
-        return "" if late else "user"
+        return "" if late or self.features.gone[slot] < 0.5 else "user"
 
     def _follow(self) -> None:
         """Who has an anchor from after the beginning; who is sent elsewhere now."""
