@@ -24,7 +24,7 @@ import orjson
 from .attribution import KINDS, Attribution, Verdict
 from .catalog import Catalog, Profile
 from .clock import Clock
-from .earlier import Scales
+from .counterfactual import Counterfactuals, Rows
 from .events import (
     CATALOG,
     CHANGES,
@@ -44,7 +44,7 @@ from .membership import Membership, Moves
 from .ports import Publisher, Segmenter
 from .segment_values import lineage_value, profile_value
 from .users import Users
-from .values import Told, causes, change_values, member_value, rfc3339
+from .values import Otherwise, Told, causes, change_values, member_value, rfc3339
 
 Headers = tuple[tuple[str, bytes], ...]
 REJECT_BYTES_MAX = 3 << 20
@@ -63,11 +63,12 @@ class Speaker(Protocol):
     membership: Membership
     attribution: Attribution
     catalog: Catalog
+    counterfactuals: Counterfactuals
     publisher: Publisher
     segmenter: Segmenter
 
     @property
-    def features(self) -> Scales: ...
+    def features(self) -> Rows: ...
 
     def versions(self) -> dict[str, str | int]: ...
 
@@ -114,7 +115,11 @@ class Narrator:
         p = self._pipeline
         if len(scored.slots):
             verdict = p.attribution.judge(moves, scored, p.publisher, p.segmenter, p.features)
-            self._tell(moves, verdict, scored, *causes(moves, events, slots))
+            found = p.counterfactuals.find(
+                moves, scored, p.catalog, p.membership, p.features, p.publisher, p.segmenter, p.clock.now_ms
+            )
+            otherwise = Otherwise(found, p.counterfactuals.horizons, p.membership.ids.tolist())
+            self._tell(moves, verdict, scored, *causes(moves, events, slots), otherwise)
 
     def profiles(self, force: bool) -> None:
         """Bring the catalog up to date when it is due. A segment that gets another name is lineage."""
@@ -154,10 +159,18 @@ class Narrator:
         """How many facts of each kind this step had; those that occur."""
         return dict(Counter(fact.kind for fact, _ in self._lineage))
 
-    def _tell(self, moves: Moves, verdict: Verdict, scored: Scored | None, cause: I64, time_ms: I64) -> None:
+    def _tell(
+        self,
+        moves: Moves,
+        verdict: Verdict,
+        scored: Scored | None,
+        cause: I64,
+        time_ms: I64,
+        otherwise: Otherwise | None = None,
+    ) -> None:
         if len(moves):
             names = self._pipeline.users.names(moves.slot)
-            self._told.append(Told(moves, names, verdict, self._model(), scored, cause, time_ms))
+            self._told.append(Told(moves, names, verdict, self._model(), scored, cause, time_ms, otherwise))
             for kind in verdict.kind:
                 self._reasons[kind] += 1
 

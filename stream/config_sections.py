@@ -142,6 +142,13 @@ class Membership(Frozen, frozen=True):
         int, _d("scorings in a row that must agree before a user moves", ge=1, le=100)
     ] = 2
     dwell_ms: Annotated[int, _d("a user stays at least this long in a segment (stream time)", ge=0)] = 0
+    counterfactuals_max: Annotated[
+        int,
+        _d(
+            "changes of a step that say what would have been enough to be decided otherwise; the closest",
+            ge=0,
+        ),
+    ] = 32
     catalog_every_rows: Annotated[int, _d("learned rows between two catalog updates", ge=1)] = 50_000
 
 

@@ -37,12 +37,13 @@ class Explained:
     quantity: I64  # (n, f) index into Catalog.quantities
     column: I64  # (n, f) the feature that stands for it
     user_value: F64  # (n, f) in the feature's own unit
-    segment_mean: F64  # (n, f)
+    segment_mean: F64  # (n, f) of the new segment
+    previous_mean: F64  # (n, f) of the old one; the population's where there was none
     population_mean: F64  # (n, f)
     contribution: F64  # (n, f) 0..1; 0 where nothing further gains
 
-    def numbers(self) -> tuple[F64, F64, F64, F64]:
-        return self.user_value, self.segment_mean, self.population_mean, self.contribution
+    def numbers(self) -> tuple[F64, F64, F64, F64, F64]:
+        return self.user_value, self.segment_mean, self.previous_mean, self.population_mean, self.contribution
 
 
 def explain(catalog: Catalog, raw: F32, x: F32, before: I32, after: I32) -> Explained:
@@ -54,9 +55,11 @@ def explain(catalog: Catalog, raw: F32, x: F32, before: I32, after: I32) -> Expl
     total = np.maximum(gain, 0.0).sum(axis=1, keepdims=True)
     share = np.maximum(np.take_along_axis(gain, top, axis=1), 0.0) / np.where(total > 0, total, 1.0)
     column = np.take_along_axis(best, top, axis=1)  # (n, f)
+    plain = np.concatenate([catalog.raw.known(), catalog.raw.population_mean[None, :]])
     values = (
         np.take_along_axis(raw, column, axis=1).astype(np.float64),
-        np.take_along_axis(catalog.raw.known()[after], column, axis=1),
+        np.take_along_axis(plain[after], column, axis=1),
+        np.take_along_axis(plain[before], column, axis=1),
         catalog.raw.population_mean[column],
     )
     if catalog.interest.any():
@@ -72,13 +75,13 @@ def _largest(gain: F64, most: int) -> I64:
 
 
 def _project(
-    values: tuple[F64, F64, F64], shown: Bool, x: F32, m_from: F64, m_to: F64, population: F64
+    values: tuple[F64, F64, F64, F64], shown: Bool, x: F32, m_from: F64, m_to: F64, population: F64
 ) -> None:
     """Where `shown` (n, f), put projections on the direction m_from -> m_to (n, w) into the values."""
     direction = m_to - m_from
     length = np.sqrt(np.square(direction).sum(axis=1, keepdims=True))
     direction = direction / np.where(length > 0, length, 1.0)
-    points: tuple[F64, F64, F64] = (x.astype(np.float64), m_to, population)
+    points: tuple[F64, F64, F64, F64] = (x.astype(np.float64), m_to, m_from, population)
     for out, point in zip(values, points, strict=True):
         along = (point * direction).sum(axis=1, keepdims=True)  # (n, 1)
         np.copyto(out, along, where=shown)

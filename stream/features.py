@@ -16,7 +16,7 @@ import numpy as np
 
 from .config import Features as Config
 from .digest import content_hash
-from .events import F32, F64, I32, Bool, Events
+from .events import F32, F64, I32, U64, Bool, Events
 from .interest import Interest
 from .ports import State
 from .scaling import Columns, Scaling
@@ -59,6 +59,10 @@ class Features:
         raw[:, at - 1] = np.maximum(now_ms - users.first_ms[slots], 0)
         self._interest.fill(slots, raw[:, self.interest])
         return raw
+
+    def with_taste(self, slots: I32, token: U64, weight: F32, now_ms: int) -> F32:
+        """(m, interest columns) had these users just touched one token each, so weightily; read-only."""
+        return self._interest.with_more(slots, token, weight, now_ms)
 
     def due(self, slots: I32, now_ms: int) -> Bool:
         """(m,) whose row has changed since it was last built, by more than the time that passed."""

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from .config import Features
 from .context import Contexts, add_index, add_meaning, mix
-from .events import CHANNELS, F32, I32, Events
+from .events import CHANNELS, F32, I32, U64, Events
 from .ports import State
 
 _WEIGHTS = {"impression": 0.1, "dwell": 0.5, "favorite": 2.0, "like": 2.0, "cart_add": 3.0, "purchase": 5.0}
@@ -72,6 +72,17 @@ class Interest:
     def fill(self, slots: I32, out: F32) -> None:
         """Write the users' vectors, length 1 (0 where nothing is known), into `out` (m, d)."""
         _directions(self._sums, slots, out)
+
+    def with_more(self, slots: I32, token: U64, weight: F32, now_ms: int) -> F32:
+        """(n, d) the vectors of these users had each just touched one token (n,) so weightily (n,); read-only."""
+        out = np.zeros((len(slots), self.dim), np.float32)
+        if self.dim:
+            sums = self._sums[slots]  # a copy
+            passed_ms = np.maximum(now_ms - self._reference_ms[slots], 0)
+            sums *= (2.0 ** (-passed_ms / self._half_life_ms)).astype(np.float32)[:, None]
+            _touch(sums, *self._contexts.table, token, weight)
+            _directions(sums, np.arange(len(slots), dtype=np.int32), out)
+        return out
 
     def clear(self, slots: I32) -> None:
         for name in _SLABS:
@@ -128,6 +139,13 @@ def _add(  # type: ignore[no-untyped-def]
             add_index(token[t] ^ salt, weight, past)
             sums[u, d] += np.float32(add_meaning(context, touches, mean, token[t], weight, sums[u, :d]))
         scale[u] = _pack(past, history[u])
+
+
+@njit(cache=True)
+def _touch(sums, context, touches, mean, token, weight):  # type: ignore[no-untyped-def]
+    d = sums.shape[1] - 1
+    for i in range(len(sums)):
+        sums[i, d] += np.float32(add_meaning(context, touches, mean, token[i], weight[i], sums[i, :d]))
 
 
 @njit(cache=True)

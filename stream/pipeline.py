@@ -20,6 +20,7 @@ from .catalog import Catalog
 from .changes import Narrator
 from .clock import Clock
 from .config import Config
+from .counterfactual import Counterfactuals
 from .digest import Chain, output_hash
 from .events import F32, I32, Counts, Events, Manifest, Output, Reject, Scored, Step
 from .features import Features
@@ -60,6 +61,9 @@ class Pipeline:
         self.membership = Membership(config.membership, config.features.users_max, segmenter.k)
         self.attribution = Attribution(config.features.users_max, publisher.d_out)
         self.catalog = Catalog(config.membership, segmenter.k, self.features.names)
+        self.counterfactuals = Counterfactuals(
+            config.features, self.features.names, config.membership.counterfactuals_max
+        )
         self.narrator = Narrator(self)
         self.chain = Chain(self.config_hash)
         self._sweeps = config.features.sweep_rows_max > 0

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from .config import Membership as Config
-from .events import I32, I64, Bool, Scored
+from .events import F64, I32, I64, Bool, Scored
 from .ports import State
 
 
@@ -47,10 +47,13 @@ class Policy:
 
     def _nearer(self, scored: Scored, current: I32) -> Bool:
         """(m,) where the nearest centre is not the user's own and beats it by the margin."""
+        return self.would_move(scored.distances, scored.nearest, current)
+
+    def would_move(self, distances: F64, nearest: I32, current: I32) -> Bool:
+        """(m,) whether one look at squared distances (m, k) speaks against `current`, each a centre in use."""
         rows = np.arange(len(current))
-        d_new = np.sqrt(scored.distances[rows, scored.nearest])
-        d_current = np.sqrt(scored.distances[rows, current])
-        return (scored.nearest != current) & (d_new <= (1.0 - self._config.margin) * d_current)
+        d_new, d_current = np.sqrt(distances[rows, nearest]), np.sqrt(distances[rows, current])
+        return (nearest != current) & (d_new <= (1.0 - self._config.margin) * d_current)
 
     def doubt(self, centre: int) -> None:
         """A centre is elsewhere now: whoever was about to go there thinks again."""

@@ -15,7 +15,8 @@ import numpy as np
 
 from .attribution import Verdict
 from .catalog import Catalog
-from .events import F64, I32, I64, Bool, Events, Records, Scored
+from .counterfactual import Counterfactual, text, what
+from .events import CHANNELS, F64, I32, I64, Bool, Events, Records, Scored
 from .explain import INTEREST, explain, rounded
 from .membership import LEFT, REMAPPED, Moves
 from .users import ANONYMOUS
@@ -29,6 +30,15 @@ _LAST_MS = 253_402_300_799_999  # the end of the year 9999, where RFC 3339 ends
 
 
 @dataclass(frozen=True, slots=True)
+class Otherwise:
+    """What would have been enough for another decision, and what it takes to say so."""
+
+    found: Mapping[int, Counterfactual]  # by index of the move
+    horizons: Sequence[str]
+    ids: Sequence[int]  # segment id of each centre, as of the decision
+
+
+@dataclass(frozen=True, slots=True)
 class Told:
     """Moves (n,) with all that had to be read when they were decided."""
 
@@ -39,6 +49,7 @@ class Told:
     scored: Scored | None  # None: farewells, nobody was scored
     cause: I64  # (n,) input row of the user's last event in the step; -1: none, it was silent
     event_time_ms: I64  # (n,) of that event
+    otherwise: Otherwise | None = None
 
 
 def causes(moves: Moves, events: Events, slots: I32) -> tuple[I64, I64]:
@@ -163,20 +174,46 @@ def _explanations(told: Told, catalog: Catalog) -> Iterator[Value | None]:
     )
     names = (*catalog.features, INTEREST)
     shown = np.where(catalog.interest[found.column], len(catalog.features), found.column)
-    for row in _rows(shown, *map(rounded, found.numbers())):
+    table = _rows(shown, *map(rounded, found.numbers()))
+    firsts = (moves.before == 0).tolist()
+    for i, (row, first) in enumerate(zip(table, firsts, strict=True)):
         yield {
             "features": [
                 {
                     "feature": names[feature],
                     "user_value": user,
                     "segment_mean": segment,
+                    "previous_segment_mean": None if first else previous,
                     "population_mean": population,
                     "contribution": contribution,
                 }
-                for feature, user, segment, population, contribution in zip(*row, strict=True)
+                for feature, user, segment, previous, population, contribution in zip(*row, strict=True)
                 if contribution > 0
-            ]
+            ],
+            "counterfactual": _counterfactual(told, i, catalog),
         }
+
+
+def _counterfactual(told: Told, i: int, catalog: Catalog) -> Value | None:
+    """What would have been enough for another decision, where it is known."""
+    found = told.otherwise.found.get(i) if told.otherwise else None
+    if told.otherwise is None or found is None:
+        return None
+    horizons, outcome = told.otherwise.horizons, told.otherwise.ids[found.centre]
+    stays = bool(told.moves.before[i])
+    return {
+        "text": text(found.edits, horizons, stays, catalog.names()[outcome]),
+        "edits": [
+            {
+                "feature": f"{CHANNELS[edit.channel]}_count_{horizons[edit.band]}",
+                "from": edit.before,
+                "to": edit.before + edit.events,
+                "what": what(edit, horizons),
+            }
+            for edit in found.edits
+        ],
+        "outcome_segment_id": outcome,
+    }
 
 
 def member_value(change: Value) -> Value:

@@ -11,7 +11,9 @@ from made import Touch, columns
 from shoal.stream.attribution import Attribution
 from shoal.stream.catalog import Catalog
 from shoal.stream.changes import Narrator
+from shoal.stream.config import Features
 from shoal.stream.config import Membership as Config
+from shoal.stream.counterfactual import Counterfactuals
 from shoal.stream.events import Range, Records, Scored, Step
 from shoal.stream.membership import Membership
 
@@ -91,6 +93,7 @@ class Stage:
         self.membership = Membership(policy, users_max, k)
         self.attribution = Attribution(users_max, e)
         self.catalog = Catalog(policy, k, names or NAMES[:e])
+        self.counterfactuals = Counterfactuals(Features(), self.catalog.features, 32)
         self.narrator = Narrator(self)
         self.number = 0
 

@@ -226,7 +226,7 @@ def test_before_the_segments_are_born_there_is_no_catalog():
 
 
 def plain_explanation(catalog, raw, x, before, after):
-    """One user, feature by feature: quantity -> (contribution, feature, user, segment, population)."""
+    """One user, feature by feature: quantity -> (contribution, user, new segment, old segment, population)."""
     old = catalog.scaled.known()[before] if before >= 0 else catalog.scaled.population_mean
     new = catalog.scaled.known()[after]
     gains: dict[str, list[tuple[float, int]]] = {}
@@ -243,10 +243,15 @@ def plain_explanation(catalog, raw, x, before, after):
             direction = (new - old)[axis]
             length = float(np.sqrt((direction**2).sum()))
             direction = direction / length if length else direction
-            points = (np.asarray(x, np.float64), new, catalog.scaled.population_mean)
+            points = (np.asarray(x, np.float64), new, old, catalog.scaled.population_mean)
             found[what] = (share, *(float(p[axis] @ direction) for p in points))
         else:
-            raw_means = catalog.raw.known()[after][j], catalog.raw.population_mean[j]
+            usual = catalog.raw.population_mean[j]
+            raw_means = (
+                catalog.raw.known()[after][j],
+                catalog.raw.known()[before][j] if before >= 0 else usual,
+                usual,
+            )
             found[what] = (share, float(raw[j]), *map(float, raw_means))
     return found
 
@@ -275,8 +280,9 @@ def test_explanations_equal_the_plain_calculation(seed):
         np.testing.assert_allclose(got.contribution[i][: len(best)], best, rtol=1e-6)
         assert (got.contribution[i][len(best) :] == 0).all()
         for q, *numbers in zip(
-            got.quantity[i], got.user_value[i], got.segment_mean[i], got.population_mean[i], strict=True
-        ):
+            got.quantity[i], got.user_value[i], got.segment_mean[i], got.previous_mean[i], got.population_mean[i],
+            strict=True,
+        ):  # fmt: skip
             np.testing.assert_allclose(numbers, wanted[catalog.quantities[q]][1:], rtol=1e-5, atol=1e-9)
 
 

@@ -171,7 +171,7 @@ def test_the_calibration_error_is_zero_only_where_the_bins_keep_their_word():
 
 def test_the_command_measures_and_fits():
     """In small: the score is better calibrated than both peers, and a fit names every term."""
-    plan = Plan([8], [1], 250, 9000, {"plain": DEVELOPMENT_SHAPES["plain"]})
+    plan = Plan([8], [1], 250, 16_000, {"plain": DEVELOPMENT_SHAPES["plain"]})
     result = evaluate(plan)
     row = result["rows"][0]
     assert row["score"] < min(row["degree"], row["softmax"])
