@@ -36,10 +36,11 @@ from .interest import TYPE_WEIGHTS
 from .membership import Membership, Moves
 from .ports import Publisher, Segmenter
 
-_TASTEFUL = [CHANNELS.index(name) for name in ("view", "click", "play", "like", "cart_add", "purchase")]
-LEVELS = (1, 2, 3, 5)
+_TASTEFUL = [CHANNELS.index(name) for name in ("view", "click", "play", "like", "cart_add")]
+_PLAIN = [CHANNELS.index(name) for name in ("search", "login")]
+LEVELS = (1, 2, 3)
 TRIED, PAIRED = 4, 3
-CLEAR = 0.02
+CLEAR = 0.1
 """By so much of the distance to the next centre the wanted one must be nearer."""
 
 
@@ -162,7 +163,9 @@ class _Search:
             :, :, ::-1
         ]  # an event of a band is in all longer horizons
         room = b.removable(self.raw)
-        worth = np.concatenate([np.where(room > 0, -along, 0.0), along], axis=1)  # (n, 34, h) fewer, more
+        more = np.zeros_like(along)  # of what is about no item: else it would depend on which
+        more[:, _PLAIN] = along[:, _PLAIN]
+        worth = np.concatenate([np.where(room > 0, -along, 0.0), more], axis=1)  # (n, 34, h) fewer, more
         flat = worth.reshape(len(worth), -1)
         best = np.argsort(-flat, axis=1, kind="stable")[:, :TRIED]
         kind, band = np.divmod(best, len(b.horizons))

@@ -116,16 +116,20 @@ _SEGMENTS = click.option(
 @_EVENTS
 @_SEGMENTS
 @click.option("--only", default="", metavar="TEXT", help="Planted causes whose name contains this.")
+@click.option("--flips/--no-flips", default=True, help="Whether to put counterfactuals to the test as well.")
 @as_json
-def reasons(seeds: int, users: int, events: int, segments: str, only: str, as_json: bool) -> None:
-    """Changes that only the user, or only the model, can have caused: are they called by their cause?"""
+def reasons(
+    seeds: int, users: int, events: int, segments: str, only: str, flips: bool, as_json: bool
+) -> None:
+    """Changes that only the user, or only the model, can have caused: are they called by their cause?
+    And do counterfactuals hold when the events they name are really taken out of the stream, or put into it?"""
     from ..evaluation.reasons import KINDS, REPORT_SEED, Plan, evaluate, render
 
     kinds = [kind for kind in KINDS if only in kind.name]
     if not kinds:
         raise click.UsageError(f"--only {only!r}: wanted a part of {'; '.join(k.name for k in KINDS)}")
     numbers = whole_numbers("--segments", segments)
-    plan = Plan(kinds, numbers, range(REPORT_SEED, REPORT_SEED + seeds), users, events)
+    plan = Plan(kinds, numbers, range(REPORT_SEED, REPORT_SEED + seeds), users, events, flips)
     tell(evaluate(plan, echo=not as_json), as_json, render)
 
 

@@ -1,11 +1,12 @@
 """Counterfactuals put to the test: the same stream again, from a snapshot, with the events that were said to be enough.
 
 A counterfactual was checked by its own step on an edited row. Here nothing is edited but the input: events of the
-user are taken out of the stream, or put into it (a copy of its last one of that type, else of somebody
-else's), in the band that was named, and the real pipeline runs over it from a snapshot that is older. It held when
-the user is in the segment that was named after the step in question. The users of one re-run all have their
-edits in it, and everybody is learned from, so the models differ a little; how much that matters show the control
-users: their input is as it was, and they should do what they did.
+user are taken out of the stream, or put into it (a copy of its last one of that type, else of somebody else's) in
+the band that was named, in the newest band at the moment of the decision, and the real pipeline runs over it from
+a snapshot that is older. It held when the user is in the segment that was named after the step in question.
+
+The users of one re-run all have their edits in it, and everybody is learned from, so the models differ a little;
+how much that matters show the control users: their input is as it was, and they should do what they did.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Flips:
     held: int = 0
     controls: int = 0
     same: int = 0  # controls that did what they did
-    by_kind: dict[str, list[int]] = field(default_factory=dict)  # held, tested
+    by_kind: dict[str, list[int]] = field(default_factory=dict)  # fewer, more ... -> held, tested
 
     def add(self, other: Flips) -> None:
         for name in ("changes", "given", "tested", "held", "controls", "same"):
@@ -109,14 +110,9 @@ def _judge(found: Flips, one: Claim, segment: int, tested: bool) -> None:
     found.tested += 1
     found.held += held
     kind = " + ".join(sorted("more" if edit.events > 0 else "fewer" for edit in one.said.edits))
-    for key in (kind, "first" if one.outcome and one.said and _is_first(one) else "moved"):
-        row = found.by_kind.setdefault(key, [0, 0])
-        row[0] += held
-        row[1] += 1
-
-
-def _is_first(one: Claim) -> bool:
-    return one.decided < 0
+    row = found.by_kind.setdefault(kind, [0, 0])
+    row[0] += held
+    row[1] += 1
 
 
 def _pipeline(config: Config) -> Pipeline:
@@ -216,7 +212,7 @@ def _edits(
             copied = {k: v for k, v in templates[-1].record.items() if k not in ("user_id", "anonymous_id")}
             made = {
                 "event_id": f"added-{user_key(one.user)}-{edit.channel}-{edit.band}-{i}",
-                "event_time": int(rng.integers(begin_ms, end_ms)),
+                "event_time": int(rng.integers(begin_ms, end_ms)) if edit.band else one.now_ms,
             }
             rewrite.into.append(copied | identity | made)
     return rewrite
