@@ -74,7 +74,7 @@ class Features:
 
     def scale_now(self) -> F64:
         """What `scale` depends on now, to be given back to it later as `as_then`."""
-        return self._scaling.now()
+        return self._scaling.constants()
 
     def learn(self, raw: F32) -> None:
         """Let the scaling follow rows (m, d). Score before you learn."""

@@ -52,13 +52,13 @@ class Scaling:
         self._prepare()
 
     def scale(self, raw: F32, as_then: F64 | None = None) -> F32:
-        """(m, d) -> (m, d), as it was when `now` gave `as_then`. Before the first `learn` everything is 0."""
+        """(m, d) -> (m, d), as it was when `constants` gave `as_then`. Before the first `learn` everything is 0."""
         mean, inverse, gain = (self._mean, self._inverse, self._gain) if as_then is None else as_then
         out = np.empty_like(raw)
         _scale(raw, self._columns, self._split, mean, inverse, gain, self._clip, out)
         return out
 
-    def now(self) -> F64:
+    def constants(self) -> F64:
         """(3, d) what `scale` depends on: means, divisors and weights of the columns."""
         return np.stack([self._mean, self._inverse, self._gain])
 

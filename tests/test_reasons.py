@@ -56,8 +56,9 @@ def test_a_scaling_that_moves_everybody_is_the_models_doing():
         scene.attribution.remember(rows, 1)
     assert verdicts[-1].kind == ("segment_moved",)
     assert verdicts[-1].user_shift[0] == pytest.approx(0.0, abs=1e-6)
-    start = lead(np.array([[3.0, 0.0]]), np.array([OLD, NEW]), [0], [1])[0]
-    assert verdicts[-1].model_shift[0] == pytest.approx(start + 0.4, abs=1e-6)
+    places = np.array([[3.0, 2.0], [7.0, 6.0]], np.float32)  # at the anchor, and now
+    start, now = lead(places, np.array([OLD, NEW]), np.array([0, 0]), np.array([1, 1]))
+    assert verdicts[-1].model_shift[0] == pytest.approx(start - now, abs=1e-6)
 
 
 def test_a_user_whose_segment_was_given_up_did_not_move_itself():
