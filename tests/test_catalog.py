@@ -6,13 +6,15 @@ from decisions import NAMES, events, scored
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.stream.catalog import Catalog, standing
+from shoal.stream.catalog import Catalog
 from shoal.stream.config import Membership as Config
 from shoal.stream.labels import LABEL_CHARS_MAX, Labels, readable
 from shoal.stream.naming import NOTHING_SPECIAL, PHRASES, compose, family, notable, phrase, quantity
+from shoal.stream.traits import standing
 
 D = len(NAMES)
 HOUR_MS = 3_600_000
+NOW_MS = 1_700_000_000_000
 
 
 def rows_of(*groups):
@@ -41,7 +43,7 @@ def learn(catalog, rows, centres, labels=None, touched=None, hour=0):
 
 def refresh(catalog):
     k = len(catalog.segment_names)
-    return catalog.refresh(np.arange(1, k + 1), np.full(k, 10))
+    return catalog.refresh(np.arange(1, k + 1), np.full(k, 10), NOW_MS, np.full(1000, -1, np.int32))
 
 
 BUYERS, BROWSERS, PLAIN = [5, 5, 0, 0, 0, 0], [0, 0, 5, 0, 0, 0], [0, 0, 0, 0, 0, 0]
