@@ -49,14 +49,19 @@ class Hierarchy:
         return len(self._centres)
 
     def intervene(self, interventions: Sequence[Intervention], ids: I64) -> None:
-        """Centres stand for `ids` (k,) now: a new segment stands where its parent does until the next `build`."""
+        """Centres stand for `ids` (k,) now: a new segment stands where its parent does until the next `build`.
+
+        One without a parent stands in the middle of all.
+        """
         if not interventions or not len(self):
             return
+        middle = np.average(self._means[self._centres], axis=0, weights=_weights(self._sizes[self._centres]))
         for one in interventions:
             if one.into >= 0:
                 self._sizes[one.into] += self._sizes[one.centre]
-            if one.out_of >= 0:
-                self._means[one.centre], self._sizes[one.centre] = self._means[one.out_of], 0
+            if one.out_of >= 0 or one.into < 0:
+                self._means[one.centre] = self._means[one.out_of] if one.out_of >= 0 else middle
+                self._sizes[one.centre] = 0
         self._put(ids.copy(), self._sizes, self._means)
 
     def fold(self, sizes: I64, floor: int) -> I32:

@@ -188,6 +188,8 @@ def test_a_new_segment_folds_with_its_parent_until_it_is_known_and_one_given_up_
     hierarchy.intervene([Intervention("merge", 2, 0, -1, "test", 0.1)], np.array([1, 5, 0, 4]))
     assert hierarchy.fold(np.array([150, 2, 0, 68]), 20).tolist() == [0, 3, -1, 3]
     assert sorted(hierarchy.groups()) == [1, 4, 5]
+    hierarchy.intervene([Intervention("birth", 2, -1, -1, "test", 0.1)], np.array([1, 5, 6, 4]))
+    assert hierarchy.fold(np.array([150, 50, 2, 68]), 20).tolist()[2] >= 0
 
 
 @settings(max_examples=60, deadline=None)
