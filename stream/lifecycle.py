@@ -90,15 +90,11 @@ class Lifecycle:
         for measure, bins in enumerate(have):
             behind = np.cumsum(np.bincount(bins, minlength=_BINS))
             self._bounds[measure] = [int(np.searchsorted(behind, b * len(slots))) for b in _BOUNDS]
-        centres = centre_by_slot[slots].astype(np.int64)
-        counts = np.zeros((self._k, 4 + 9))
-        codes = [self._stages(slots, users, now_ms)]
-        codes += [4 + 3 * measure + tiers for measure, tiers in enumerate(self._tiers_of(have))]
-        for code in codes:
-            cells = np.bincount(centres * counts.shape[1] + code, minlength=counts.size)
-            counts += cells.reshape(counts.shape)
+        counts = _tally(
+            centre_by_slot, slots, self._stages(slots, users, now_ms), have, self._bounds, self._k
+        )
         members = counts[:, :4].sum(axis=1, keepdims=True)
-        self._shares = counts / np.maximum(members, 1.0)
+        self._shares = counts / np.maximum(members, 1)
 
     def shares(self, centre: int) -> Mapping[str, Mapping[str, float]]:
         """Of a segment's members, as of the last census: by stage, and by tier of each measure; 0 where nobody is."""
@@ -111,28 +107,21 @@ class Lifecycle:
 
     def _stages(self, slots: I32, users: Users, now_ms: int) -> I64:
         """(n,) index into STAGES."""
-        first_ms, last_ms = users.first_ms[slots], users.last_ms[slots]
-        days = np.maximum(self._days[slots].astype(np.int64), 1)
-        rhythm_ms = np.maximum((last_ms - first_ms + self._new_ms // 3) // days, _DAY_MS)
-        silence_ms = now_ms - last_ms
-        silent = silence_ms > np.minimum(_SILENT * rhythm_ms, self._silent_ms)
-        at_risk = silence_ms > np.minimum(_AT_RISK * rhythm_ms, self._silent_ms // 2)
-        new = now_ms - first_ms < self._new_ms
-        return np.select([silent, at_risk, new], [3, 2, 0], 1)
+        bounds = now_ms, self._new_ms, self._silent_ms
+        stages: I64 = _stages(slots, users.first_ms, users.last_ms, self._days, *bounds)
+        return stages
 
     def _tiers(self, slots: I32, users: Users, now_ms: int) -> I64:
-        return self._tiers_of(self._have(slots, users, now_ms))
+        """(3, n) index into TIERS."""
+        have = self._have(slots, users, now_ms)
+        return (have > self._bounds[:, :1]).astype(np.int64) + (have > self._bounds[:, 1:])
 
-    def _tiers_of(self, have: I64) -> I64:
-        """(3, n) index into TIERS, of bins (3, n)."""
-        mid, high = self._bounds[:, :1], self._bounds[:, 1:]
-        return (have > mid).astype(np.int64) + (have > high)
-
-    def _have(self, slots: I32, users: Users, now_ms: int) -> I64:
+    def _have(self, slots: I32, users: Users, now_ms: int) -> I32:
         """(3, n) bins by measure, the larger the better."""
-        silence = _bin((now_ms - users.last_ms[slots]).astype(np.float32))
-        recency = _BINS - 1 - silence.astype(np.int64)
-        return np.stack([recency, *self._bins[:, slots].astype(np.int64)])
+        have = np.empty((3, len(slots)), np.int32)
+        have[0] = _BINS - 1 - _bin((now_ms - users.last_ms[slots]).astype(np.float32))
+        have[1:] = self._bins[:, slots]
+        return have
 
     def clear(self, slots: I32) -> None:
         """Forget these users."""
@@ -164,6 +153,37 @@ def _bin(values: F32) -> I32:
     """(n,) 0 for nothing and less, else 1.._BINS - 1, larger for larger values."""
     bits = np.ascontiguousarray(np.maximum(values, np.float32(0.0)), np.float32).view(np.int32)
     return bits >> _BIN_SHIFT
+
+
+@njit(cache=True)
+def _stages(slots, first_ms, last_ms, active_days, now_ms, new_ms, silent_ms):  # type: ignore[no-untyped-def]
+    """(n,) index into STAGES, by the rules at the top of this file."""
+    out = np.empty(len(slots), np.int64)
+    for i in range(len(slots)):
+        u = slots[i]
+        days, span_ms = max(np.int64(active_days[u]), 1), last_ms[u] - first_ms[u]
+        rhythm_ms = max((span_ms + new_ms // 3) // days, _DAY_MS)
+        silence_ms = now_ms - last_ms[u]
+        if silence_ms > min(_SILENT * rhythm_ms, silent_ms):
+            out[i] = 3
+        elif silence_ms > min(_AT_RISK * rhythm_ms, silent_ms // 2):
+            out[i] = 2
+        else:
+            out[i] = 0 if now_ms - first_ms[u] < new_ms else 1
+    return out
+
+
+@njit(cache=True)
+def _tally(centre_by_slot, slots, stages, have, bounds, k):  # type: ignore[no-untyped-def]
+    """(k, 13) how many of these users are in each centre, by stage, and by tier of each measure."""
+    counts = np.zeros((k, 4 + 9), np.int64)
+    for i in range(len(slots)):
+        own = counts[centre_by_slot[slots[i]]]
+        own[stages[i]] += 1
+        for measure in range(3):
+            bin = have[measure, i]
+            own[4 + 3 * measure + (bin > bounds[measure, 0]) + (bin > bounds[measure, 1])] += 1
+    return counts
 
 
 @njit(cache=True)

@@ -10,6 +10,7 @@ from shoal.stream.catalog import Catalog
 from shoal.stream.config import Membership as Config
 from shoal.stream.labels import LABEL_CHARS_MAX, Labels, readable
 from shoal.stream.naming import NOTHING_SPECIAL, PHRASES, compose, family, notable, phrase, quantity
+from shoal.stream.ports import Intervention
 from shoal.stream.traits import standing
 
 D = len(NAMES)
@@ -333,6 +334,21 @@ def test_the_label_table_never_outgrows_its_limit(steps):
         other = Labels(2, 50, labels_max=3)
         other.restore(state)
         assert other.tastes(0, 5) == labels.tastes(0, 5)
+
+
+def test_what_is_known_of_a_segment_that_was_given_up_belongs_to_its_heir():
+    """Means, tastes and past sizes; its name is remembered, its exemplars are not the heir's."""
+    catalog = learned((BUYERS, 50), (PLAIN, 50), labels=["toys"] * 50 + ["books"] * 50)
+    where = np.full(1000, 0, np.int32)
+    before = catalog.refresh(np.array([1, 2]), np.array([100, 60]), NOW_MS, where)
+    assert before[0].exemplars
+    merged = Intervention("merge", 0, 1, -1, "test", 0.1)
+    catalog.intervene([merged], np.array([0, 2]))
+    (heir,) = catalog.refresh(np.array([0, 2]), np.array([0, 160]), NOW_MS + 24 * HOUR_MS, where)
+    assert (heir.vital.ratio, heir.vital.trend) == (1.0, "stable")
+    assert catalog.raw.of(1)[0] == pytest.approx(2.5, abs=0.2)
+    assert catalog.names()[1] == before[0].name
+    assert catalog.profile(0, where).exemplars == ()
 
 
 # --- state -------------------------------------------------------------------------------------------------

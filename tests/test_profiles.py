@@ -163,6 +163,21 @@ def test_who_leaves_is_no_exemplar_any_more() -> None:
     assert set(users.names(kept[kept >= 0])) <= {"fresh"}
 
 
+def test_whoever_takes_a_slot_begins_a_life_of_its_own() -> None:
+    """Days and spending of the user before it say nothing about the next one."""
+    driver = warm("features.keep_ms=0", users=60)
+    life, users = driver.pipeline.lifecycle, driver.pipeline.users
+    assert (life.snapshot()["days"] == 1).all()
+    for day in (90, 91):
+        driver.step(driver.event("fresh", time_ms=T0_MS + day * DAY_MS), as_of_ms=T0_MS + day * DAY_MS)
+    driver.step(driver.event("other", time_ms=T0_MS + 91 * DAY_MS), as_of_ms=T0_MS + 91 * DAY_MS)
+    slots = [users.slot("fresh"), users.slot("other")]
+    assert min(slots) < 60, "they have slots of users who left"
+    days = np.pad(life.snapshot()["days"], (0, 64))
+    assert days[slots].tolist() == [2, 1]
+    assert days.sum() == 3
+
+
 # --- stop and go on ----------------------------------------------------------------------------------------------
 
 
