@@ -30,6 +30,9 @@ from .traits import Trait, Traits
 from .vitals import Vital, Vitals
 
 TRAITS_MAX = 6
+EVERY_MS = 86_400_000
+"""Of stream time: a profile is never older, as long as there are steps."""
+
 _YOUNG_ROWS = 100.0
 _NOT_TAKEN_TO = tuple(CHANNELS.index(name) for name in ("impression", "login"))
 
@@ -70,6 +73,7 @@ class Catalog:
         self._young: Bool = np.zeros(k, np.bool_)  # (k,) centres whose segment has few members' rows yet
         self._every_rows = config.catalog_every_rows
         self._rows_since = 0
+        self._refreshed_ms = 0
         self._ids: I64 = np.zeros(k, np.int64)
         self._sizes: I64 = np.zeros(k, np.int64)
         self._groups: dict[int, dict[str, str]] = {}
@@ -97,9 +101,13 @@ class Catalog:
 
     @property
     def due(self) -> bool:
-        """Whether enough was learned since the last refresh, of all or of a young segment, or a name asked for."""
+        """Whether enough was learned since the last refresh, of all or of a young segment, or a name asked for.
+
+        Or a day has passed: a small site would else be told who its users were months ago.
+        """
         grown = self._young & (self._rows >= _YOUNG_ROWS)
-        return self._rows_since >= self._every_rows or self.titles.asked or bool(grown.any())
+        old = self.vitals.now_ms - self._refreshed_ms >= EVERY_MS
+        return self._rows_since >= self._every_rows or old or self.titles.asked or bool(grown.any())
 
     def intervene(self, interventions: Sequence[Intervention], ids: I64) -> None:
         """Centres stand for `ids` (k,) now: what was known of one given up belongs to its heir."""
@@ -161,6 +169,10 @@ class Catalog:
         event_centres = np.where(wanted, centre_by_slot[slots], -1).astype(np.int32)
         self.labels.learn(events.labels, slots, event_centres, touched)
 
+    def watch(self, ids: I64, sizes: I64, now_ms: int) -> None:
+        """Sizes `sizes` (k,) of the segments `ids` (k,) after a step."""
+        self.vitals.watch(ids, sizes, now_ms)
+
     def refresh(self, ids: I64, sizes: I64, now_ms: int, centre_by_slot: I32) -> list[Profile]:
         """Profiles of all segments as of `now_ms`, with names, vitals and hierarchy brought up to date.
 
@@ -168,8 +180,9 @@ class Catalog:
         """
         self._ids, self._sizes, self._rows_since = ids.copy(), sizes.copy(), 0
         self._young &= self._rows < _YOUNG_ROWS
+        self._refreshed_ms = now_ms
         self.titles.refresh(ids)
-        self.vitals.refresh(ids, sizes, now_ms)
+        self.vitals.watch(ids, sizes, now_ms)
         self.hierarchy.build(ids, sizes, self.scaled.known())
         self._relate()
         profiles = [self.profile(centre, centre_by_slot) for centre in np.flatnonzero(ids).tolist()]
@@ -180,7 +193,7 @@ class Catalog:
         self._groups, self._nearest = self.hierarchy.groups(), self.hierarchy.nearest()
 
     def profile(self, centre: int, centre_by_slot: I32 | None = None) -> Profile:
-        """What is known of a segment now; size, names, vitals and relations are those of the last refresh.
+        """What is known of a segment now; size, names and relations are those of the last refresh.
 
         Without `centre_by_slot` nobody stands for it.
         """
@@ -209,6 +222,7 @@ class Catalog:
         return parts | {
             "rows": self._rows.copy(),
             "rows_since": self._rows_since,
+            "refreshed_ms": self._refreshed_ms,
             "ids": self._ids.copy(),
             "sizes": self._sizes.copy(),
             "young": self._young.copy(),
@@ -218,6 +232,7 @@ class Catalog:
         for name in _PARTS:
             getattr(self, name).restore(state[name])
         self._rows, self._rows_since = state["rows"].copy(), int(state["rows_since"])
+        self._refreshed_ms = int(state["refreshed_ms"])
         self._ids, self._sizes = state["ids"].copy(), state["sizes"].copy()
         self._young = state["young"].copy()
         self._relate()

@@ -118,7 +118,10 @@ class Narrator:
     def profiles(self, force: bool) -> None:
         """Bring the catalog up to date when it is due. A segment that gets another name is lineage."""
         p = self._pipeline
-        if not p.membership.ids.any() or not (force or p.catalog.due):
+        if not p.membership.ids.any():
+            return
+        p.catalog.watch(p.membership.ids, p.membership.counts(), p.clock.now_ms)
+        if not (force or p.catalog.due):
             return
         before = list(p.catalog.segment_names)  # "" where a segment has just begun
         p.lifecycle.census(p.users, p.membership.centre, p.clock.now_ms)

@@ -142,7 +142,9 @@ class Membership(Frozen, frozen=True):
         int, _d("scorings in a row that must agree before a user moves", ge=1, le=100)
     ] = 2
     dwell_ms: Annotated[int, _d("a user stays at least this long in a segment (stream time)", ge=0)] = 0
-    catalog_every_rows: Annotated[int, _d("learned rows between two catalog updates", ge=1)] = 50_000
+    catalog_every_rows: Annotated[
+        int, _d("learned rows between two catalog updates; there is at least one a day", ge=1)
+    ] = 50_000
     new_ms: Annotated[int, _d("a user first seen less than this ago is `new`", ge=_MS_HOUR)] = 7 * _MS_DAY
     silent_ms: Annotated[
         int,

@@ -81,13 +81,17 @@ def compose(phrases: Sequence[str], label: str, segment_id: int, taken: Collecti
         head = f"{head}·{label}" if phrases else f"偏爱{_spaced(label)}的用户"
     used = min(len(phrases), 1 if label else 2)
     for n in range(used, max(used, len(phrases)) + 1):
-        name = "，".join([head, *predicates[1:n]])
+        name = _sentence(head, predicates[1:n])
         if name not in taken:
             return name, n
-    name = "，".join([head, *predicates[1:used]])
+    name = _sentence(head, predicates[1:used])
     while name in taken:
         name += f"（{segment_id}）"
     return name, used
+
+
+def _sentence(head: str, predicates: Sequence[str]) -> str:
+    return f"{head}，{'、'.join(predicates)}" if predicates else head
 
 
 def _spaced(label: str) -> str:

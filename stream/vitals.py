@@ -33,7 +33,7 @@ _FADED = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Vital:
-    """One segment's, as of the last refresh."""
+    """One segment's, as of the last step."""
 
     since_ms: int  # stream time when it came to be
     age_ms: int
@@ -49,11 +49,11 @@ class Vitals:
         self.silhouette: F64 = np.zeros(k)
         self.weight: F64 = np.zeros(k)  # behind the silhouette
         self.ids: I64 = np.zeros(k, np.int64)
-        self.sizes: I64 = np.zeros(k, np.int64)  # at the last refresh
+        self.sizes: I64 = np.zeros(k, np.int64)  # at the last call of `watch`
         self.since_ms: I64 = np.zeros(k, np.int64)
         self.past: F64 = np.zeros(k)  # mean of past sizes
         self.past_weight: F64 = np.zeros(k)  # behind it, 0..1
-        self.now_ms = 0  # of the last refresh
+        self.now_ms = 0  # of the last call of `watch`
 
     def fade(self, kept: float) -> None:
         """Let the silhouettes learned so far weigh only this share, 0..1, from now on."""
@@ -74,8 +74,8 @@ class Vitals:
         for name in _BY_CENTRE:
             getattr(self, name)[centres] = 0
 
-    def refresh(self, ids: I64, sizes: I64, now_ms: int) -> None:
-        """Segments `ids` (k,) have these sizes (k,) now; the sizes of the last refresh are past."""
+    def watch(self, ids: I64, sizes: I64, now_ms: int) -> None:
+        """Segments `ids` (k,) have these sizes (k,) now; those of the last call were theirs until now. Every step."""
         self._follow(ids)
         added = 1.0 - 0.5 ** (max(0, now_ms - self.now_ms) / _HALF_LIFE_MS)
         aged = (self.ids > 0) & (now_ms > self.now_ms)

@@ -96,6 +96,21 @@ def test_it_is_due_after_so_many_learned_rows():
     assert not catalog.due
 
 
+def test_it_is_due_after_a_day_however_little_was_learned():
+    catalog = learned((BUYERS, 3), (PLAIN, 3))
+    refresh(catalog)
+    sizes = np.full(2, 10)
+    catalog.watch(np.array([1, 2]), sizes, NOW_MS + 24 * HOUR_MS - 1)
+    assert not catalog.due
+    catalog.watch(np.array([1, 2]), sizes, NOW_MS + 24 * HOUR_MS)
+    assert catalog.due
+    other = Catalog(Config(), 2, NAMES)
+    other.restore(catalog.snapshot())
+    assert other.due
+    catalog.refresh(np.array([1, 2]), sizes, NOW_MS + 24 * HOUR_MS, np.full(10, -1, np.int32))
+    assert not catalog.due
+
+
 # --- profiles and names ------------------------------------------------------------------------------------
 
 

@@ -34,6 +34,8 @@ def test_further_traits_follow_as_what_people_do():
     two = [naming_zh.phrase("purchase_count_7d", 1.0), naming_zh.phrase("evening_share", 1.0)]
     assert naming_zh.compose(two, "", 1, set())[0] == "高频买家，晚间活跃"
     assert naming_zh.compose(two, "玩具", 1, {"高频买家·玩具"})[0] == "高频买家·玩具，晚间活跃"
+    three = [*two, naming_zh.phrase("tenure_ms", 1.0)]
+    assert naming_zh.compose(three, "", 1, {"高频买家，晚间活跃"})[0] == "高频买家，晚间活跃、加入较早"
     assert naming_zh.compose(two, "", 1, {"高频买家，晚间活跃"})[0] == "高频买家，晚间活跃（1）"
     assert naming_zh.compose([], "", 1, set())[0] == "普通用户"
 

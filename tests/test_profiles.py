@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
+from conftest import ROOT
 from decisions import Stage, events
 from jsonschema import Draft202012Validator
 from shop import engine, small
@@ -113,6 +114,18 @@ def _by_time(profiles: list[Any]) -> list[list[Any]]:
     return [[p for p in profiles if p["decided_time"] == time] for time in times]
 
 
+def test_the_profile_in_the_readme_is_one() -> None:
+    """It may be shorter than those written today, but nothing in it may be wrong."""
+    readme = ROOT / "README.md"
+    if not readme.exists():
+        pytest.skip("only the source tree has its README")
+    section = readme.read_text("utf-8").split("## What a segment says")[1]
+    profile = json.loads(section.split("```json")[1].split("```")[0])
+    schema = dict(validator(CATALOG).schema)
+    Draft202012Validator(schema | {"required": []}).validate(profile)
+    assert {"names", "lifecycle", "exemplars", "groups", "trend"} <= set(profile)
+
+
 # --- names ---------------------------------------------------------------------------------------------------
 
 
@@ -144,6 +157,21 @@ def test_an_operators_name_is_lineage_and_stands_in_all_that_follows() -> None:
 def test_where_nobody_asked_for_a_name_nothing_is_refreshed() -> None:
     stage = stage_of_two()
     assert not bodies(stage.step([0], [[0, 0]]), CATALOG)
+
+
+# --- trends --------------------------------------------------------------------------------------------------
+
+
+def test_a_trend_knows_the_sizes_between_two_refreshes() -> None:
+    """A segment that grew soon after the last refresh, and then stood still for a day, is stable."""
+    driver = warm("segmenter.segments=1", "membership.catalog_every_rows=1000000", users=60)
+    hour_ms = DAY_MS // 24
+    for hour in range(1, 25):
+        newcomers = [driver.event(f"new{i}", time_ms=T0_MS + hour * hour_ms) for i in range(100)]
+        told = driver.step(*newcomers, as_of_ms=T0_MS + hour * hour_ms).records
+        assert hour == 24 or not bodies(told, CATALOG)
+    (profile,) = bodies(told, CATALOG)
+    assert (profile["size"], profile["trend"]["word"]) == (160, "stable")
 
 
 # --- people who leave ------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ def test_cohesion_is_the_weighted_mean_of_the_simplified_silhouette(seed, n, k):
     distances, centres = rng.uniform(0, 9, (n, k)), rng.integers(0, k, n).astype(np.int32)
     weights = rng.uniform(0.1, 1, n)
     got = Vitals(k)
-    got.refresh(np.arange(1, k + 1), np.full(k, 9), NOW_MS)
+    got.watch(np.arange(1, k + 1), np.full(k, 9), NOW_MS)
     for at in np.array_split(np.arange(n), 3):
         got.learn(distances[at], centres[at], weights[at])
     for c in range(k):
@@ -47,7 +47,7 @@ def test_cohesion_is_the_weighted_mean_of_the_simplified_silhouette(seed, n, k):
 
 def test_cohesion_is_one_far_from_all_else_and_negative_among_others():
     got = Vitals(2)
-    got.refresh(np.array([1, 2]), np.array([5, 5]), NOW_MS)
+    got.watch(np.array([1, 2]), np.array([5, 5]), NOW_MS)
     got.learn(np.array([[0.0, 9.0], [9.0, 1.0], [4.0, 16.0]]), np.array([0, 0, 1], np.int32), np.ones(3))
     assert got.of(0).cohesion == pytest.approx((1 - 2 / 3) / 2)
     assert got.of(1).cohesion == pytest.approx(-0.5)
@@ -55,7 +55,7 @@ def test_cohesion_is_one_far_from_all_else_and_negative_among_others():
 
 def test_rows_that_are_not_finite_say_nothing_and_a_lonely_segment_has_no_cohesion():
     got = Vitals(2)
-    got.refresh(np.array([1, 0]), np.array([5, 0]), NOW_MS)
+    got.watch(np.array([1, 0]), np.array([5, 0]), NOW_MS)
     got.learn(np.array([[1.0, np.inf], [np.nan, 1.0]]), np.zeros(2, np.int32), np.ones(2))
     assert not got.weight.any()
     assert got.of(0).cohesion is None
@@ -63,7 +63,7 @@ def test_rows_that_are_not_finite_say_nothing_and_a_lonely_segment_has_no_cohesi
 
 def test_yesterdays_rows_weigh_less():
     got = Vitals(2)
-    got.refresh(np.array([1, 2]), np.array([5, 5]), NOW_MS)
+    got.watch(np.array([1, 2]), np.array([5, 5]), NOW_MS)
     got.learn(np.array([[0.0, 1.0]]), np.zeros(1, np.int32), np.ones(1))  # 1
     got.fade(0.5)
     got.learn(np.array([[1.0, 1.0]]), np.zeros(1, np.int32), np.ones(1))  # 0
@@ -77,7 +77,7 @@ def told(*sizes, every_ms=DAY_MS):
     """The vitals of a segment with these sizes, a refresh a day."""
     got = Vitals(1)
     for i, size in enumerate(sizes):
-        got.refresh(np.array([7]), np.array([size]), NOW_MS + i * every_ms)
+        got.watch(np.array([7]), np.array([size]), NOW_MS + i * every_ms)
     return got.of(0)
 
 
@@ -107,7 +107,7 @@ def test_it_does_not_matter_how_often_it_is_refreshed():
 def test_a_refresh_at_the_same_time_changes_no_past():
     got = Vitals(1)
     for size in (100, 150, 3, 150):
-        got.refresh(np.array([7]), np.array([size]), NOW_MS)
+        got.watch(np.array([7]), np.array([size]), NOW_MS)
     assert got.of(0).ratio == 1.5
 
 
@@ -120,10 +120,10 @@ def test_a_few_users_more_are_no_trend_and_an_empty_segment_is_stable():
 
 def test_a_merge_makes_nothing_grow_and_a_new_segment_is_of_no_age():
     got = Vitals(3)
-    got.refresh(np.array([1, 2, 0]), np.array([100, 60, 0]), NOW_MS)
-    got.refresh(np.array([1, 2, 0]), np.array([100, 60, 0]), NOW_MS + DAY_MS)
+    got.watch(np.array([1, 2, 0]), np.array([100, 60, 0]), NOW_MS)
+    got.watch(np.array([1, 2, 0]), np.array([100, 60, 0]), NOW_MS + DAY_MS)
     got.hand_over(1, 0)
-    got.refresh(np.array([1, 3, 0]), np.array([160, 5, 0]), NOW_MS + 2 * DAY_MS)
+    got.watch(np.array([1, 3, 0]), np.array([160, 5, 0]), NOW_MS + 2 * DAY_MS)
     assert (got.of(0).trend, got.of(0).ratio, got.of(0).age_ms) == (STABLE, pytest.approx(1.0), 2 * DAY_MS)
     assert (got.of(1).age_ms, got.of(1).ratio) == (0, 1.0)
 
@@ -131,9 +131,9 @@ def test_a_merge_makes_nothing_grow_and_a_new_segment_is_of_no_age():
 def test_what_is_known_of_a_segment_follows_its_id_to_another_centre():
     got = Vitals(3)
     for day in range(3):
-        got.refresh(np.array([1, 2, 0]), np.array([100, 60 + day, 0]), NOW_MS + day * DAY_MS)
+        got.watch(np.array([1, 2, 0]), np.array([100, 60 + day, 0]), NOW_MS + day * DAY_MS)
     got.learn(np.array([[4.0, 1.0, 9.0]]), np.array([1], np.int32), np.ones(1))
-    got.refresh(np.array([2, 9, 1]), np.array([62, 4, 100]), NOW_MS + 3 * DAY_MS)
+    got.watch(np.array([2, 9, 1]), np.array([62, 4, 100]), NOW_MS + 3 * DAY_MS)
     assert (got.of(0).age_ms, got.of(2).age_ms, got.of(1).age_ms) == (3 * DAY_MS, 3 * DAY_MS, 0)
     assert got.of(0).cohesion == pytest.approx(0.5)
     assert got.of(1).cohesion is None
@@ -142,14 +142,14 @@ def test_what_is_known_of_a_segment_follows_its_id_to_another_centre():
 
 def test_vitals_go_on_after_a_restart_as_if_nothing_had_happened():
     one = Vitals(2)
-    one.refresh(np.array([1, 2]), np.array([50, 70]), NOW_MS)
+    one.watch(np.array([1, 2]), np.array([50, 70]), NOW_MS)
     one.learn(np.array([[1.0, 4.0]]), np.zeros(1, np.int32), np.ones(1))
-    one.refresh(np.array([1, 2]), np.array([80, 70]), NOW_MS + DAY_MS)
+    one.watch(np.array([1, 2]), np.array([80, 70]), NOW_MS + DAY_MS)
     other = Vitals(2)
     other.restore(one.snapshot())
     for each in (one, other):
         each.learn(np.array([[2.0, 4.0]]), np.ones(1, np.int32), np.ones(1))
-        each.refresh(np.array([1, 2]), np.array([90, 60]), NOW_MS + 2 * DAY_MS)
+        each.watch(np.array([1, 2]), np.array([90, 60]), NOW_MS + 2 * DAY_MS)
     assert [one.of(c) for c in range(2)] == [other.of(c) for c in range(2)]
 
 
