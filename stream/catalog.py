@@ -1,4 +1,4 @@
-"""What each segment is: means of its members' rows, what it takes to, and a name.
+"""What each segment is: means of its members' rows, what it takes to, a name, who stands for it, how it is doing.
 
 Means speak of the last day or so, and every user weighs about the same in them, however often it is seen (see
 `means.py`). All rows that a step scored are learned: the silent users are part of what a segment is. Before
@@ -7,45 +7,34 @@ the first row of a segment its mean is the population's.
 A segment that has just come to be is known by the rows nearest to it, until enough rows of members are there
 (`_YOUNG_ROWS`); then its name is looked at again at once.
 
-What a profile says must be true and notable: a difference that stands out among users (z) and in the plain
-numbers too (`naming.notable`). A name says first what other segments have not got.
+The parts: `traits` what sets it apart, `names` what it is called, `labels` what it takes to, `exemplars` who is
+typical of it, `vitals` cohesion, age and trend, `hierarchy` which segments are near.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from .config import Membership as MembershipConfig
 from .events import CHANNELS, F64, I32, I64, Bool, Events, Scored
+from .exemplars import Exemplar, Exemplars
+from .hierarchy import Hierarchy
 from .labels import Labels, Taste
 from .means import Means, Sightings
-from .naming import compose, family, notable, phrase, quantity
+from .names import EN, TASTES_MAX, Names, SegmentNames
 from .ports import Intervention, State
+from .traits import Trait, Traits
+from .vitals import Vital, Vitals
 
 TRAITS_MAX = 6
-TASTES_MAX = 5
-INTEREST = "interest_"
-_Z_MIN = 0.3  # below this, a difference is not worth a word
-_DEVIATION_MIN = 1e-3  # of a scaled feature: below it is near-constant
-_NAME_LIFT = 1.5  # a label this much over-represented becomes part of the name
-_RENAME_LIFT = 3.0  # and this much, of a name that was given before the label was known
+EVERY_MS = 86_400_000
+"""Of stream time: a profile is never older, as long as there are steps."""
+
 _YOUNG_ROWS = 100.0
-FORMER_MAX = 256
-"""Names of given-up segments that are remembered for those who still have to be told."""
 _NOT_TAKEN_TO = tuple(CHANNELS.index(name) for name in ("impression", "login"))
-
-
-@dataclass(frozen=True, slots=True)
-class Trait:
-    """A feature that sets a segment apart."""
-
-    feature: str
-    z: float  # (segment mean - population mean) / population deviation, of the scaled feature
-    segment_mean: float  # in the feature's own unit
-    population_mean: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,74 +43,105 @@ class Profile:
 
     centre: int
     segment_id: int
-    name: str
+    name: str  # English
     size: int  # users
     share: float  # of all users in segments, 0..1
     rows: float  # rows its means rest on; those of yesterday count half
     traits: tuple[Trait, ...]  # strongest first
     takes_to: tuple[Taste, ...]  # strongest first
-
-
-class Names(dict[int, str]):
-    """Segment id -> name. A segment that came and went between two refreshes was never given one."""
-
-    def __missing__(self, segment_id: int) -> str:
-        return f"segment {segment_id}"
+    names: Mapping[str, str]  # language -> name
+    name_source: str  # generated or operator
+    vital: Vital
+    exemplars: tuple[Exemplar, ...]  # most typical first
+    groups: Mapping[str, str]  # level of the hierarchy -> group
+    nearest: int | None  # the segment most like it; None where there is no other
 
 
 class Catalog:
     def __init__(self, config: MembershipConfig, k: int, names: Sequence[str]) -> None:
         self.features = tuple(names)  # (d,) feature names
-        self.interest: Bool = np.array([name.startswith(INTEREST) for name in names], np.bool_)
-        self.quantities = list(dict.fromkeys(map(quantity, names)))  # (q,)
-        self.quantity_of: I64 = np.array(
-            [self.quantities.index(quantity(n)) for n in names], np.int64
-        )  # (d,)
         self.raw = Means(k, len(names))
         self.scaled = Means(k, len(names))
         self.sightings = Sightings()
-        self._rows: F64 = np.zeros(k)  # behind the means, fading like them
+        self.traits = Traits(names, self.raw, self.scaled)
         self.labels = Labels(k, config.catalog_every_rows)
-        self.segment_names = [""] * k  # by centre; "" before the first refresh, and where there is no segment
-        self._former: dict[int, str] = {}  # segment id -> its last name, once it was given up
+        self.titles = SegmentNames(k, self.traits, self.labels)
+        self.vitals = Vitals(k)
+        self.exemplars = Exemplars(k, len(names))
+        self.hierarchy = Hierarchy(k, len(names))
+        self._rows: F64 = np.zeros(k)  # behind the means, fading like them
         self._young: Bool = np.zeros(k, np.bool_)  # (k,) centres whose segment has few members' rows yet
-        self._reasons = [""] * k  # what each name says, as "+purchase" or "-money" or "=label", by "\n"
         self._every_rows = config.catalog_every_rows
         self._rows_since = 0
+        self._refreshed_ms = 0
         self._ids: I64 = np.zeros(k, np.int64)
         self._sizes: I64 = np.zeros(k, np.int64)
+        self._groups: dict[int, dict[str, str]] = {}
+        self._nearest: Mapping[int, int] = {}
+
+    @property
+    def interest(self) -> Bool:
+        """(d,) which features belong to the interest family."""
+        return self.traits.interest
+
+    @property
+    def quantities(self) -> list[str]:
+        """(q,) what features measure, whatever their horizon."""
+        return self.traits.quantities
+
+    @property
+    def quantity_of(self) -> I64:
+        """(d,) index into `quantities`."""
+        return self.traits.quantity_of
+
+    @property
+    def segment_names(self) -> list[str]:
+        """(k,) English names by centre, as of the last refresh; "" where there is no segment."""
+        return self.titles.english
 
     @property
     def due(self) -> bool:
-        """Whether enough was learned since the last refresh: of everybody, or of a segment that is young."""
-        grown = self._young & (self._rows >= _YOUNG_ROWS)
-        return self._rows_since >= self._every_rows or bool(grown.any())
+        """Whether enough was learned since the last refresh, of all or of a young segment, or a name asked for.
 
-    def intervene(self, interventions: Sequence[Intervention]) -> None:
-        """Centres stand for something else now: what was known of one given up belongs to its heir."""
+        Or a day has passed: a small site would else be told who its users were months ago.
+        """
+        grown = self._young & (self._rows >= _YOUNG_ROWS)
+        old = self.vitals.now_ms - self._refreshed_ms >= EVERY_MS
+        return self._rows_since >= self._every_rows or old or self.titles.asked or bool(grown.any())
+
+    def intervene(self, interventions: Sequence[Intervention], ids: I64) -> None:
+        """Centres stand for `ids` (k,) now: what was known of one given up belongs to its heir."""
         for one in interventions:
             if one.into >= 0:
                 self._give_up(one.centre, one.into)
             if one.out_of >= 0:
                 self._young[one.centre] = True
+        self.hierarchy.intervene(interventions, ids)
 
     def _give_up(self, centre: int, heir: int) -> None:
-        for part in (self.raw, self.scaled, self.labels):
+        for part in (self.raw, self.scaled, self.labels, self.vitals):
             part.hand_over(centre, heir)
         self._rows[heir] += self._rows[centre]
         self._rows[centre] = 0.0
-        if self.segment_names[centre]:
-            self._former[int(self._ids[centre])] = self.segment_names[centre]
-        for segment_id in list(self._former)[:-FORMER_MAX]:
-            del self._former[segment_id]
-        self.segment_names[centre] = self._reasons[centre] = ""
+        self.titles.give_up(centre)
+        self.exemplars.give_up(centre)
         self._ids[centre] = 0
         self._young[centre] = False
 
     def names(self) -> Names:
         """Segment id -> name, as of the last refresh; those given up lately have their last one."""
-        pairs = zip(self._ids.tolist(), self.segment_names, strict=True)
-        return Names(self._former | {segment_id: name for segment_id, name in pairs if segment_id})
+        return self.titles.known()
+
+    def rename(self, segment_id: int, names: Mapping[str, str] | None) -> str:
+        """Let a segment have an operator's names, by language; None takes them back. Shows at the next refresh.
+
+        Returns "" when it is done, else what is wrong; nothing has changed then.
+        """
+        return self.titles.rename(segment_id, names)
+
+    def clear(self, slots: I32) -> None:
+        """Forget what is kept of these users as persons; what they did stays in the means."""
+        self.exemplars.clear(slots)
 
     def learn(self, centre_by_slot: I32, slots: I32, events: Events, scored: Scored) -> None:
         """Learn the scored rows by the segment their users are in, and the labels of their events.
@@ -129,17 +149,19 @@ class Catalog:
         `slots` (n,) are the users of the events.
         """
         kept = self.sightings.advance(events.time_ms)
-        self.raw.fade(kept)
-        self.scaled.fade(kept)
+        for part in (self.raw, self.scaled, self.vitals):
+            part.fade(kept)
         self._rows *= kept
         centres = centre_by_slot[scored.slots]  # (m,)
         placed = centres >= 0
+        self.exemplars.learn(scored, centres)
         centres = np.where(self._young[scored.nearest], scored.nearest, centres)
         if not placed.any():
             return
         weights = self.sightings.weigh(scored.slots[placed], len(centre_by_slot))
         self.raw.learn(scored.raw[placed], centres[placed], weights)
         self.scaled.learn(scored.x[placed], centres[placed], weights)
+        self.vitals.learn(scored.distances[placed], centres[placed], weights)
         self._rows += np.bincount(centres[placed], minlength=len(self._rows))
         touched = int(placed[: scored.touched].sum())
         self._rows_since += touched
@@ -147,140 +169,73 @@ class Catalog:
         event_centres = np.where(wanted, centre_by_slot[slots], -1).astype(np.int32)
         self.labels.learn(events.labels, slots, event_centres, touched)
 
-    def refresh(self, ids: I64, sizes: I64) -> list[Profile]:
-        """Profiles of all segments, with names brought up to date. `ids`, `sizes` (k,) by centre; id 0: none.
+    def watch(self, ids: I64, sizes: I64, now_ms: int) -> None:
+        """Sizes `sizes` (k,) of the segments `ids` (k,) after a step."""
+        self.vitals.watch(ids, sizes, now_ms)
 
-        A name is kept while what it says still holds, if more weakly: subscribers see few renamings.
+    def refresh(self, ids: I64, sizes: I64, now_ms: int, centre_by_slot: I32) -> list[Profile]:
+        """Profiles of all segments as of `now_ms`, with names, vitals and hierarchy brought up to date.
+
+        `ids`, `sizes` (k,) by centre; id 0: none. `centre_by_slot` says where every user is.
         """
         self._ids, self._sizes, self._rows_since = ids.copy(), sizes.copy(), 0
         self._young &= self._rows < _YOUNG_ROWS
-        live = np.flatnonzero(ids).tolist()
-        z = self._z(self.scaled.known())
-        for centre in live:
-            if not self._still_true(centre, z[centre]):
-                self.segment_names[centre] = ""
-        strength = standing(z)
-        for centre in live:
-            if not self.segment_names[centre]:
-                self._name(centre, z[centre], strength[centre])
-        return [self.profile(centre) for centre in live]
+        self._refreshed_ms = now_ms
+        self.titles.refresh(ids)
+        self.vitals.watch(ids, sizes, now_ms)
+        self.hierarchy.build(ids, sizes, self.scaled.known())
+        self._relate()
+        profiles = [self.profile(centre, centre_by_slot) for centre in np.flatnonzero(ids).tolist()]
+        self.exemplars.age()
+        return profiles
 
-    def profile(self, centre: int) -> Profile:
-        """What is known of a segment now; its size is that of the last refresh."""
-        z, raw_mean = self._z(self.scaled.of(centre)), self.raw.of(centre)
-        order = np.argsort(-np.abs(z), kind="stable")
-        strongest: dict[int, int] = {}  # quantity -> the feature that shows it best
-        for j in order[self._worth_a_word(centre, z, 1.0)[order]].tolist():
-            strongest.setdefault(int(self.quantity_of[j]), j)
-        traits = [
-            Trait(self.features[j], float(z[j]), float(raw_mean[j]), float(self.raw.population_mean[j]))
-            for j in list(strongest.values())[:TRAITS_MAX]
-        ]
+    def _relate(self) -> None:
+        self._groups, self._nearest = self.hierarchy.groups(), self.hierarchy.nearest()
+
+    def profile(self, centre: int, centre_by_slot: I32 | None = None) -> Profile:
+        """What is known of a segment now; size, names and relations are those of the last refresh.
+
+        Without `centre_by_slot` nobody stands for it.
+        """
         total = int(self._sizes.sum())
+        segment_id, size = int(self._ids[centre]), int(self._sizes[centre])
+        names = self.titles.of(centre)
         return Profile(
             centre=centre,
-            segment_id=int(self._ids[centre]),
-            name=self.segment_names[centre],
-            size=int(self._sizes[centre]),
-            share=int(self._sizes[centre]) / total if total else 0.0,
+            segment_id=segment_id,
+            name=names[EN],
+            size=size,
+            share=size / total if total else 0.0,
             rows=float(self._rows[centre]),
-            traits=tuple(traits),
+            traits=self.traits.strongest(centre, TRAITS_MAX),
             takes_to=tuple(self.labels.tastes(centre, TASTES_MAX)),
+            names=names,
+            name_source=self.titles.source(centre),
+            vital=self.vitals.of(centre),
+            exemplars=() if centre_by_slot is None else self.exemplars.of(centre, size, centre_by_slot),
+            groups=self._groups.get(segment_id, {}),
+            nearest=self._nearest.get(segment_id),
         )
 
-    def _z(self, means: F64) -> F64:
-        """(..., d) how far means stand from the population's; 0 for interest and near-constant features."""
-        deviation = np.sqrt(self.scaled.population_variance)
-        useful = ~self.interest & (deviation > _DEVIATION_MIN)
-        gap = means - self.scaled.population_mean
-        return np.where(useful, gap / np.where(useful, deviation, 1.0), 0.0)
-
-    def _worth_a_word(self, centre: int, z: F64, strictness: float) -> Bool:
-        """(d,) features in which a segment stands out by z (d,), and in its plain numbers the same way."""
-        own, average = self.raw.of(centre), self.raw.population_mean
-        plain = [
-            notable(feature, here, usual, strictness)
-            for feature, here, usual in zip(self.features, own.tolist(), average.tolist(), strict=True)
-        ]
-        return (np.abs(z) >= strictness * _Z_MIN) & ((own - average) * z > 0) & np.array(plain, np.bool_)
-
-    def _name(self, centre: int, z: F64, strength: F64) -> None:
-        """A name from z and strength (d,): what people do says more than what they do not."""
-        order = np.argsort(-np.where(z > 0, strength, strength / 2), kind="stable")
-        strong: dict[str, int] = {}  # family -> its strongest feature
-        for j in order[self._worth_a_word(centre, z, 1.0)[order]].tolist():
-            strong.setdefault(family(self.features[j]), j)
-        phrases = list(dict.fromkeys(phrase(self.features[j], z[j]) for j in strong.values()))
-        tastes = self.labels.tastes(centre, 1)
-        label = tastes[0].label if tastes and tastes[0].lift >= _NAME_LIFT else ""
-        name, used = compose(phrases, label, int(self._ids[centre]), self.segment_names)
-        reasons = [
-            f"{'+' if z[j] > 0 else '-'}{what}"
-            for what, j in strong.items()
-            if phrase(self.features[j], z[j]) in phrases[:used]
-        ]
-        self.segment_names[centre] = name
-        self._reasons[centre] = "\n".join(reasons + ([f"={label}"] if label else []))
-
-    def _still_true(self, centre: int, z: F64) -> bool:
-        """Whether everything the segment's name says holds at half the strength it took to say it."""
-        reasons = self._reasons[centre].split("\n") if self._reasons[centre] else []
-        if not reasons or not self.segment_names[centre]:
-            return False
-        tastes = self.labels.tastes(centre, TASTES_MAX)
-        if tastes and tastes[0].lift >= _RENAME_LIFT and not any(r.startswith("=") for r in reasons):
-            return False
-        liked = [f"={taste.label}" for taste in tastes]
-        signs = {
-            f"{'+' if z[j] > 0 else '-'}{family(self.features[j])}"
-            for j in np.flatnonzero(self._worth_a_word(centre, z, 0.5)).tolist()
-        }
-        return all(reason in liked or reason in signs for reason in reasons)
-
     def snapshot(self) -> State:
-        return {
-            "raw": self.raw.snapshot(),
-            "scaled": self.scaled.snapshot(),
-            "sightings": self.sightings.snapshot(),
+        parts = {name: getattr(self, name).snapshot() for name in _PARTS}
+        return parts | {
             "rows": self._rows.copy(),
-            "labels": self.labels.snapshot(),
-            "segment_names": list(self.segment_names),
-            "reasons": list(self._reasons),
             "rows_since": self._rows_since,
+            "refreshed_ms": self._refreshed_ms,
             "ids": self._ids.copy(),
             "sizes": self._sizes.copy(),
-            "former_ids": np.array(list(self._former), np.int64),
-            "former_names": list(self._former.values()),
             "young": self._young.copy(),
         }
 
     def restore(self, state: State) -> None:
-        self.raw.restore(state["raw"])
-        self.scaled.restore(state["scaled"])
-        self.sightings.restore(state["sightings"])
-        self._rows = state["rows"].copy()
-        self.labels.restore(state["labels"])
-        self.segment_names = list(state["segment_names"])
-        self._reasons = list(state["reasons"])
-        self._rows_since = int(state["rows_since"])
+        for name in _PARTS:
+            getattr(self, name).restore(state[name])
+        self._rows, self._rows_since = state["rows"].copy(), int(state["rows_since"])
+        self._refreshed_ms = int(state["refreshed_ms"])
         self._ids, self._sizes = state["ids"].copy(), state["sizes"].copy()
-        self._former = dict(zip(state["former_ids"].tolist(), state["former_names"], strict=True))
         self._young = state["young"].copy()
+        self._relate()
 
 
-def standing(z: F64) -> F64:
-    """(k, d) |z|, but less where another segment stands out the same way: half where it does as much.
-
-    >>> standing(np.array([[1.0, 2.0], [1.0, 0.0], [-3.0, 0.0]])).tolist()
-    [[0.5, 2.0], [0.5, 0.0], [3.0, 0.0]]
-    """
-    strength = np.zeros_like(z)
-    for side in (np.maximum(z, 0.0), np.maximum(-z, 0.0)):  # (k, d) each
-        first = side.argmax(axis=0)  # (d,)
-        columns = np.arange(z.shape[1])
-        others = side.copy()
-        others[first, columns] = 0.0
-        rival = np.broadcast_to(side[first, columns], z.shape).copy()
-        rival[first, columns] = others.max(axis=0)
-        strength += np.where(side > 0, side * side / np.where(side > 0, side + rival, 1.0), 0.0)
-    return strength
+_PARTS = ("raw", "scaled", "sightings", "labels", "titles", "vitals", "exemplars", "hierarchy")

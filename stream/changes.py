@@ -39,12 +39,14 @@ from .events import (
     Scored,
     Step,
 )
+from .exemplars import pseudonym
+from .lifecycle import Lifecycle
 from .lineage import Lineage
 from .membership import Membership, Moves
 from .ports import Publisher, Segmenter
 from .segment_values import lineage_value, profile_value
 from .users import Users
-from .values import Otherwise, Told, causes, change_values, member_value, rfc3339
+from .values import Otherwise, Told, causes, change_values, member_value, rfc3339, user_key
 
 Headers = tuple[tuple[str, bytes], ...]
 REJECT_BYTES_MAX = 3 << 20
@@ -64,6 +66,7 @@ class Speaker(Protocol):
     attribution: Attribution
     catalog: Catalog
     counterfactuals: Counterfactuals
+    lifecycle: Lifecycle
     publisher: Publisher
     segmenter: Segmenter
 
@@ -124,10 +127,16 @@ class Narrator:
     def profiles(self, force: bool) -> None:
         """Bring the catalog up to date when it is due. A segment that gets another name is lineage."""
         p = self._pipeline
-        if not p.membership.ids.any() or not (force or p.catalog.due):
+        if not p.membership.ids.any():
+            return
+        p.catalog.watch(p.membership.ids, p.membership.counts(), p.clock.now_ms)
+        if not (force or p.catalog.due):
             return
         before = list(p.catalog.segment_names)  # "" where a segment has just begun
-        self._profiles = p.catalog.refresh(p.membership.ids, p.membership.counts())
+        p.lifecycle.census(p.users, p.membership.centre, p.clock.now_ms)
+        self._profiles = p.catalog.refresh(
+            p.membership.ids, p.membership.counts(), p.clock.now_ms, p.membership.centre
+        )
         for profile in self._profiles:
             was = before[profile.centre]
             if was and was != profile.name:
@@ -189,21 +198,31 @@ class Narrator:
 
     def _catalog_records(self) -> Iterator[OutRecord]:
         """Tombstones of the segments that were given up, then the profiles of those there are."""
+        p = self._pipeline
         headers = self._headers("catalog", "/catalog")
         values: list[tuple[int, bytes | None]] = [(segment_id, None) for segment_id in self._given_up]
         for profile in self._profiles:
-            value = profile_value(profile, self._model(), self._pipeline.clock.now_ms)
+            shares = p.lifecycle.shares(profile.centre)
+            typical = self._pseudonyms(profile)
+            value = profile_value(profile, shares, typical, self._model(), p.clock.now_ms)
             values.append((profile.segment_id, orjson.dumps(value)))
         for segment_id, profiled in values:
             key = str(segment_id).encode()
             ce_id = ("ce_id", b"%b:%d" % (key, self._current.number))
             yield OutRecord(CATALOG, key, profiled, (ce_id, *headers))
 
+    def _pseudonyms(self, profile: Profile) -> list[str]:
+        """Names of a segment's exemplars for its profile."""
+        p = self._pipeline
+        names = p.users.names(np.array([one.slot for one in profile.exemplars], np.int32))
+        return [pseudonym(user_key(name), profile.segment_id, p.config_hash) for name in names]
+
     def _change_records(self, told: Told) -> Iterator[OutRecord]:
         """Each change, and behind it the membership that follows from it."""
         p, records = self._pipeline, self._current.records
         changed, member = self._headers("change"), self._headers("member", "/members")
-        values = change_values(told, records, p.catalog, p.clock.now_ms)
+        stages = p.lifecycle.of(told.moves.slot, p.users, p.clock.now_ms)
+        values = change_values(told, records, p.catalog, stages, p.clock.now_ms)
         for change, row in zip(values, told.cause.tolist(), strict=True):
             key = change["user"]["key"].encode()
             ce_id = ("ce_id", b"%b:%d" % (key, change["position"]["sequence"]))

@@ -149,7 +149,14 @@ class Membership(Frozen, frozen=True):
             ge=0,
         ),
     ] = 32
-    catalog_every_rows: Annotated[int, _d("learned rows between two catalog updates", ge=1)] = 50_000
+    catalog_every_rows: Annotated[
+        int, _d("learned rows between two catalog updates; there is at least one a day", ge=1)
+    ] = 50_000
+    new_ms: Annotated[int, _d("a user first seen less than this ago is `new`", ge=_MS_HOUR)] = 7 * _MS_DAY
+    silent_ms: Annotated[
+        int,
+        _d("a user silent for longer is `silent`, whatever its rhythm; `at_risk` after half", ge=_MS_HOUR),
+    ] = 90 * _MS_DAY
 
 
 class Engine(Frozen, frozen=True):

@@ -107,6 +107,7 @@ class Opening:
             "reason": {"kind": "lineage", "user_shift": 0.0, "model_shift": 0.0},
             "confidence": None,
             "explanation": None,
+            "lifecycle": None,
             "model": {**self._pipeline.versions(), "config": self._pipeline.config_hash},
             "position": {"topic": INPUT_TOPIC, "partition": None, "offset": None, "sequence": sequence},
             "times": {"event_time": None, "decided_time": max(0, self.last.watermark_ms)},

@@ -128,4 +128,7 @@ def compose(phrases: Sequence[str], label: str, segment_id: int, taken: Collecti
         name = ", ".join([head, *phrases[1:n]])
         if name not in taken:
             return name, n
-    return f"{', '.join([head, *phrases[1:used]])} ({segment_id})", used
+    name = ", ".join([head, *phrases[1:used]])
+    while name in taken:  # an operator may have given a name that looks like ours
+        name += f" ({segment_id})"
+    return name, used

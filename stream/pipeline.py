@@ -24,6 +24,7 @@ from .counterfactual import Counterfactuals
 from .digest import Chain, output_hash
 from .events import F32, I32, Counts, Events, Manifest, Output, Reject, Scored, Step
 from .features import Features
+from .lifecycle import Lifecycle
 from .membership import Membership, Moves
 from .ports import Probe, Publication, Publisher, Segmenter, State, no_probe
 from .quality import davies_bouldin, silhouette
@@ -64,6 +65,9 @@ class Pipeline:
         self.counterfactuals = Counterfactuals(
             config.features, self.features.names, config.membership.counterfactuals_max
         )
+        self.lifecycle = Lifecycle(
+            config.membership, self.features.names, config.features.users_max, segmenter.k
+        )
         self.narrator = Narrator(self)
         self.chain = Chain(self.config_hash)
         self._sweeps = config.features.sweep_rows_max > 0
@@ -82,6 +86,7 @@ class Pipeline:
             self._release(self.users.leaving(events.users, self.clock.watermark_ms), step)
             slots = self.users.touch(events)  # (n,) one slot per event
             self.features.update(slots, events)
+            self.lifecycle.meet(slots, events)
             touched = np.unique(slots)  # (t,) each user once, however many events it sent
         with self.probe("rows"):
             raw = self.features.rows(touched, self.users, self.clock.now_ms)  # (t, d)
@@ -107,7 +112,7 @@ class Pipeline:
         """Say farewell to users whose windows are empty, or who make room for others; forget their state."""
         if len(gone):
             self.narrator.left(self.membership.leave(gone, step.number))
-            for part in (self.features, self.membership, self.attribution):
+            for part in (self.features, self.membership, self.attribution, self.catalog, self.lifecycle):
                 part.clear(gone)
             self.users.release(gone)
 
@@ -133,7 +138,7 @@ class Pipeline:
         if interventions:
             self.narrator.intervened(self.membership.intervene(interventions, self.clock.now_ms))
             self.attribution.intervene(interventions)
-            self.catalog.intervene(interventions)
+            self.catalog.intervene(interventions, self.membership.ids)
         return bool(interventions)
 
     def _score(self, touched: I32, raw: F32, everybody: bool) -> Scored:
@@ -157,6 +162,7 @@ class Pipeline:
     def _learn(self, scored: Scored) -> Publication | None:
         """After scoring, never before: touched users only, once each, in slot order."""
         self.attribution.remember(scored, self.publisher.version)
+        self.lifecycle.see(scored)
         t = scored.touched
         if not t:
             return None
@@ -271,7 +277,7 @@ class Pipeline:
 
 STATEFUL = (
     "clock", "admission", "users", "features", "warmup", "publisher", "segmenter",
-    "membership", "attribution", "catalog", "chain",
+    "membership", "attribution", "catalog", "lifecycle", "chain",
 )  # fmt: skip
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .catalog import Profile
 from .explain import rounded
 from .lineage import Lineage
+from .vitals import Vital
 
 Value = dict[str, Any]
+
+EXEMPLAR_TRAITS_MAX = 3
 
 
 def lineage_value(fact: Lineage, name: str, previous_name: str | None) -> Value:
@@ -26,15 +29,24 @@ def lineage_value(fact: Lineage, name: str, previous_name: str | None) -> Value:
     }
 
 
-def profile_value(profile: Profile, model: Mapping[str, Any], decided_ms: int) -> Value:
-    """Value of `segment.catalog`."""
+def profile_value(
+    profile: Profile,
+    shares: Mapping[str, Mapping[str, float]],
+    pseudonyms: Sequence[str],
+    model: Mapping[str, Any],
+    decided_ms: int,
+) -> Value:
+    """Value of `segment.catalog`: `shares` by stage and tier, `pseudonyms` of the profile's exemplars."""
     return {
         "segment_id": profile.segment_id,
         "name": profile.name,
+        "names": dict(profile.names),
+        "name_source": profile.name_source,
         "state": "live",
         "size": profile.size,
         "share": _six(profile.share),
         "rows": int(profile.rows),
+        **_vital_value(profile.vital),
         "features": [
             {
                 "feature": trait.feature,
@@ -48,8 +60,32 @@ def profile_value(profile: Profile, model: Mapping[str, Any], decided_ms: int) -
             {"label": taste.label, "share": _six(taste.share), "lift": _six(taste.lift)}
             for taste in profile.takes_to
         ],
+        "lifecycle": {
+            what: {name: _six(share) for name, share in own.items()} for what, own in shares.items()
+        },
+        "exemplars": [
+            {
+                "pseudonym": name,
+                "features": [
+                    {"feature": trait.feature, "value": _six(float(one.row[trait.column]))}
+                    for trait in profile.traits[:EXEMPLAR_TRAITS_MAX]
+                ],
+            }
+            for name, one in zip(pseudonyms, profile.exemplars, strict=True)
+        ],
+        "groups": dict(profile.groups),
+        "nearest": profile.nearest,
         "model": model,
         "decided_time": decided_ms,
+    }
+
+
+def _vital_value(vital: Vital) -> Value:
+    return {
+        "since": vital.since_ms,
+        "age_ms": vital.age_ms,
+        "cohesion": None if vital.cohesion is None else _six(vital.cohesion),
+        "trend": {"ratio": _six(vital.ratio), "word": vital.trend},
     }
 
 

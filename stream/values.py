@@ -6,7 +6,7 @@ to six significant digits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -93,8 +93,10 @@ def rfc3339(time_ms: int) -> str:
 # --- changes and members -------------------------------------------------------------------------------
 
 
-def change_values(told: Told, records: Records, catalog: Catalog, decided_ms: int) -> Iterator[Value]:
-    """Values of `segment.changes`, one per move, each built when it is asked for."""
+def change_values(
+    told: Told, records: Records, catalog: Catalog, lifecycle: Iterable[Value], decided_ms: int
+) -> Iterator[Value]:
+    """Values of `segment.changes`, one per move, each built when it is asked for; `lifecycle` (n,) of each user."""
     m = told.moves
     names = catalog.names()
     columns = zip(
@@ -105,11 +107,23 @@ def change_values(told: Told, records: Records, catalog: Catalog, decided_ms: in
         _reasons(told.verdict),
         _confidences(m),
         _explanations(told, catalog),
+        lifecycle,
         _positions(told, records),
         _where(told.cause >= 0, told.event_time_ms),
         strict=True,
     )
-    for name, transition, source, target, reason, confidence, explanation, position, event_time in columns:
+    for (
+        name,
+        transition,
+        source,
+        target,
+        reason,
+        confidence,
+        explanation,
+        life,
+        position,
+        event_time,
+    ) in columns:
         yield {
             "user": {"key": user_key(name), "kind": "anonymous" if name.startswith(ANONYMOUS) else "user"},
             "transition": transition,
@@ -118,6 +132,7 @@ def change_values(told: Told, records: Records, catalog: Catalog, decided_ms: in
             "reason": reason,
             "confidence": None if transition == LEFT else confidence,
             "explanation": None if transition == REMAPPED else explanation,
+            "lifecycle": None if transition == LEFT else life,
             "model": told.model,
             "position": position,
             "times": {"event_time": event_time, "decided_time": decided_ms},
@@ -223,4 +238,5 @@ def member_value(change: Value) -> Value:
         **change["to"],
         "sequence": change["position"]["sequence"],
         "confidence": change["confidence"],
+        "lifecycle": change["lifecycle"],
     }

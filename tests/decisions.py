@@ -15,6 +15,7 @@ from shoal.stream.config import Features
 from shoal.stream.config import Membership as Config
 from shoal.stream.counterfactual import Counterfactuals
 from shoal.stream.events import Range, Records, Scored, Step
+from shoal.stream.lifecycle import Lifecycle
 from shoal.stream.membership import Membership
 
 NAMES = (
@@ -86,7 +87,11 @@ class Stage:
         k, e = np.shape(centres)
         policy = Config(**{"confirmations": 1, "margin": 0.0, **config})
         self.user_names = [f"user-{i}" for i in range(users_max)]
-        self.users = SimpleNamespace(names=lambda slots: [self.user_names[s] for s in slots.tolist()])
+        self.users = SimpleNamespace(
+            names=lambda slots: [self.user_names[s] for s in slots.tolist()],
+            first_ms=np.full(users_max, 1_690_000_000_000),
+            last_ms=np.full(users_max, 1_699_990_000_000),
+        )
         self.clock = SimpleNamespace(now_ms=1_700_000_000_000)
         self.segmenter = SimpleNamespace(centres=np.asarray(centres, np.float64), version=1)
         self.features, self.publisher = FakeFeatures(), FakePublisher()
@@ -94,6 +99,7 @@ class Stage:
         self.attribution = Attribution(users_max, e)
         self.catalog = Catalog(policy, k, names or NAMES[:e])
         self.counterfactuals = Counterfactuals(Features(), self.catalog.features, 32)
+        self.lifecycle = Lifecycle(policy, names or NAMES[:e], users_max, k)
         self.narrator = Narrator(self)
         self.number = 0
 
@@ -120,6 +126,8 @@ class Stage:
         moves = self.membership.decide(rows, seen, self.clock.now_ms, self.number)
         self.narrator.moved(moves, rows, told, event_slots)
         self.attribution.remember(rows, self.publisher.version)
+        self.lifecycle.meet(event_slots, told)
+        self.lifecycle.see(rows)
         self.catalog.learn(self.membership.centre, event_slots, told, rows)
         self.narrator.profiles(force=started)
         self.narrator.rejected(rejects)

@@ -6,13 +6,16 @@ from decisions import NAMES, events, scored
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.stream.catalog import Catalog, standing
+from shoal.stream.catalog import Catalog
 from shoal.stream.config import Membership as Config
 from shoal.stream.labels import LABEL_CHARS_MAX, Labels, readable
 from shoal.stream.naming import NOTHING_SPECIAL, PHRASES, compose, family, notable, phrase, quantity
+from shoal.stream.ports import Intervention
+from shoal.stream.traits import standing
 
 D = len(NAMES)
 HOUR_MS = 3_600_000
+NOW_MS = 1_700_000_000_000
 
 
 def rows_of(*groups):
@@ -41,7 +44,7 @@ def learn(catalog, rows, centres, labels=None, touched=None, hour=0):
 
 def refresh(catalog):
     k = len(catalog.segment_names)
-    return catalog.refresh(np.arange(1, k + 1), np.full(k, 10))
+    return catalog.refresh(np.arange(1, k + 1), np.full(k, 10), NOW_MS, np.full(1000, -1, np.int32))
 
 
 BUYERS, BROWSERS, PLAIN = [5, 5, 0, 0, 0, 0], [0, 0, 5, 0, 0, 0], [0, 0, 0, 0, 0, 0]
@@ -90,6 +93,21 @@ def test_it_is_due_after_so_many_learned_rows():
     learn(catalog, rows, centres)
     assert catalog.due
     refresh(catalog)
+    assert not catalog.due
+
+
+def test_it_is_due_after_a_day_however_little_was_learned():
+    catalog = learned((BUYERS, 3), (PLAIN, 3))
+    refresh(catalog)
+    sizes = np.full(2, 10)
+    catalog.watch(np.array([1, 2]), sizes, NOW_MS + 24 * HOUR_MS - 1)
+    assert not catalog.due
+    catalog.watch(np.array([1, 2]), sizes, NOW_MS + 24 * HOUR_MS)
+    assert catalog.due
+    other = Catalog(Config(), 2, NAMES)
+    other.restore(catalog.snapshot())
+    assert other.due
+    catalog.refresh(np.array([1, 2]), sizes, NOW_MS + 24 * HOUR_MS, np.full(10, -1, np.int32))
     assert not catalog.due
 
 
@@ -331,6 +349,21 @@ def test_the_label_table_never_outgrows_its_limit(steps):
         other = Labels(2, 50, labels_max=3)
         other.restore(state)
         assert other.tastes(0, 5) == labels.tastes(0, 5)
+
+
+def test_what_is_known_of_a_segment_that_was_given_up_belongs_to_its_heir():
+    """Means, tastes and past sizes; its name is remembered, its exemplars are not the heir's."""
+    catalog = learned((BUYERS, 50), (PLAIN, 50), labels=["toys"] * 50 + ["books"] * 50)
+    where = np.full(1000, 0, np.int32)
+    before = catalog.refresh(np.array([1, 2]), np.array([100, 60]), NOW_MS, where)
+    assert before[0].exemplars
+    merged = Intervention("merge", 0, 1, -1, "test", 0.1)
+    catalog.intervene([merged], np.array([0, 2]))
+    (heir,) = catalog.refresh(np.array([0, 2]), np.array([0, 160]), NOW_MS + 24 * HOUR_MS, where)
+    assert (heir.vital.ratio, heir.vital.trend) == (1.0, "stable")
+    assert catalog.raw.of(1)[0] == pytest.approx(2.5, abs=0.2)
+    assert catalog.names()[1] == before[0].name
+    assert catalog.profile(0, where).exemplars == ()
 
 
 # --- state -------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from ..naming import family
 from ..pipeline import Pipeline
 from ..simulation.population import Span
 from .match import Match, compare
-from .words import feature_words
+from .words import feature_words, life_words
 
 TRAITS_SHOWN = 3
 TASTES_SHOWN = 3
@@ -46,6 +46,8 @@ class Segment:
     share: float  # of all users in segments
     traits: tuple[str, ...]  # in words, strongest first
     takes_to: tuple[str, ...]  # in words, strongest first
+    names: Mapping[str, str] = field(default_factory=dict)  # by language
+    life: str = ""  # age, trend, cohesion and stages, in words
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +107,12 @@ def _segments(pipeline: Pipeline, sizes: Mapping[int, int]) -> list[Segment]:
         segment_id = int(pipeline.membership.ids[centre])
         if segment_id:
             users, profile = sizes[segment_id], pipeline.catalog.profile(centre)
+            life = life_words(profile.vital, pipeline.lifecycle.shares(centre)["stage"])
             traits = tuple(_traits(profile))
             tastes = tuple(f"{taste.label} ({taste.lift:.1f} x)" for taste in profile.takes_to)
-            rows.append(Segment(segment_id, profile.name, users, users / total, traits, tastes))
+            names = dict(profile.names)
+            share = users / total
+            rows.append(Segment(segment_id, profile.name, users, share, traits, tastes, names, life))
     return sorted(rows, key=lambda row: (-row.users, row.segment_id))
 
 
@@ -164,6 +169,8 @@ def _segment_table(summary: Summary) -> str:
             lines += [f"{indent}- {words}" for words in row.traits[:TRAITS_SHOWN]]
             if row.takes_to:
                 lines.append(f"{indent}- takes to {', '.join(row.takes_to[:TASTES_SHOWN])}")
+            if row.life:
+                lines.append(f"{indent}- {row.life}")
     empty = ", ".join(str(row.segment_id) for row in summary.segments if not row.users)
     if empty:
         lines.append(f"      nobody is in {empty} now")

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from ..vitals import STABLE, Vital
+
 _DAY_MS = 86_400_000.0
 
 
@@ -38,6 +40,21 @@ _WORDS = {
     "dwell_ms": "seconds spent",
     "distinct_items": "different items",
 }
+
+
+def life_words(vital: Vital, stages: Mapping[str, float]) -> str:
+    """`12 days old, growing (1.2 x), cohesion 0.31; 70 % active, 20 % at risk, 10 % silent`."""
+    trend = vital.trend if vital.trend == STABLE else f"{vital.trend} ({vital.ratio:.1f} x)"
+    held = "" if vital.cohesion is None else f", cohesion {vital.cohesion:.2f}"
+    spread = ", ".join(
+        f"{100 * share:.0f} % {stage.replace('_', ' ')}" for stage, share in stages.items() if share >= 0.005
+    )
+    return f"{_age(vital.age_ms)} old, {trend}{held}" + (f"; {spread}" if spread else "")
+
+
+def _age(age_ms: int) -> str:
+    days = age_ms / _DAY_MS
+    return f"{days:.0f} days" if days >= 2 else f"{24 * days:.0f} hours"
 
 
 def _times(own: float, average: float) -> str:
