@@ -491,6 +491,7 @@ def test_everything_it_holds_has_a_limit() -> None:
     assert [fact.lineage_id for fact in mirror.lineage] == [7, 8]
     assert len(mirror.troubles) == 2
     assert len(json.loads(mirror.snapshot())["gone"]) == 2
+    mirror.apply(CATALOG, b"9" * 5000, None)
     for i in range(2):
         sent(mirror, {"segment_id": i, "name": "x"}, CATALOG, b"%d" % i)
     with pytest.raises(MirrorFull, match="segments_max=2"):

@@ -138,6 +138,17 @@ def test_a_folder_without_a_step_and_another_run_are_refused(run: Run, tmp_path:
         followed(tmp_path / "cut")
 
 
+def test_a_mirror_of_kafka_is_not_taken_on_in_a_folder_nor_the_other_way_round(run: Run) -> None:
+    """Positions mean something else there."""
+    from shoal.stream.config import Kafka
+    from shoal.stream.subscribing.kafka_reader import KafkaReader
+
+    with pytest.raises(InputError, match="has followed Kafka"):
+        FileReader(run[0]).start({CHANGES: {0: 5}})
+    with pytest.raises(InputError, match="has followed a folder"):
+        list(followed(run[0]).follow(KafkaReader(Kafka())))
+
+
 def test_records_lost_from_the_changes_are_healed_from_the_members(run: Run) -> None:
     """A reader that drops two of three changes: the table at the end is exact, and said to have had gaps."""
 
@@ -248,6 +259,21 @@ def test_the_live_table_shows_segments_and_the_latest_changes(run: Run) -> None:
     shown = console.export_text()
     assert all(segment.name in shown for segment in mirror.segments.values())
     assert "the latest change" in shown
+
+
+@pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="only the source tree has its README")
+def test_the_readmes_mirror_runs(run: Run) -> None:
+    """The block as it stands, beside a folder `run`."""
+    section = (ROOT / "README.md").read_text().split("## Subscribe")[1].split("\n## ")[0]
+    code = re.findall(r"```python\n(.*?)```", section, re.S)[0]
+    done = subprocess.run(
+        [sys.executable, "-c", code.replace('"run"', repr(str(run[0])))],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert str(dict(followed(run[0]).sizes)) in done.stdout
 
 
 # --- what is shown to people ------------------------------------------------------------------------------------

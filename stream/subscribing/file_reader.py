@@ -60,6 +60,10 @@ class FileReader:
 
     def start(self, positions: Positions) -> Start:
         """Raises InputError when the folder has no committed step, or fewer than the mirror has seen."""
+        if positions and MANIFEST not in positions:
+            raise InputError(
+                f"{self._folder}: this mirror has followed Kafka, not a folder; start with a new one"
+            )
         last = newest(self._disk, self._path(MANIFEST)) if self._folder.is_dir() else None
         if last is None and not self._follow:
             raise InputError(

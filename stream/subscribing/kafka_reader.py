@@ -18,11 +18,11 @@ from kafka.errors import LogTruncationError, OffsetOutOfRangeError
 from kafka.structs import OffsetAndMetadata
 
 from ..config import Kafka
-from ..events import CATALOG, CHANGES, LINEAGE, MEMBERS
+from ..events import CATALOG, CHANGES, LINEAGE, MANIFEST, MEMBERS
 from ..kafka.client import bounded, close_quietly, connect, make, never, reading_errors
 from ..kafka.reader import FETCH, Reader
 from ..kafka.settings import settings
-from ..ports import SourceGone, Stopped, TopicsMissing
+from ..ports import InputError, SourceGone, Stopped, TopicsMissing
 from .facts import Positions, Record, Start
 
 TOPICS = (LINEAGE, CATALOG, CHANGES)
@@ -70,7 +70,10 @@ class KafkaReader:
     # --- the beginning ------------------------------------------------------------------------------------------
 
     def start(self, positions: Positions) -> Start:
-        """Raises BrokerGone, ConfigError when refused, TopicsMissing, SourceGone, Stopped when told to stop."""
+        """Raises BrokerGone, ConfigError when refused, TopicsMissing, SourceGone, InputError for a mirror of a folder,
+        Stopped when told to stop."""
+        if MANIFEST in positions and MANIFEST not in self._topics:
+            raise InputError("this mirror has followed a folder, not Kafka; start with a new one")
         self._connect()
         wanted = self._tell(positions)
         first, self._ends = self._ask("beginning_offsets"), self._ask("end_offsets")

@@ -10,8 +10,8 @@ later one is one more, and a later stay starts higher. So for each user the newe
 
 `segment.members` says the same as the newest change, with the same number, so the two topics can be read
 together, in any order of the two, from overlapping positions. Gone users' numbers are remembered (the last
-`gone_max` of them), so that an older record does not bring anybody back. Of an erased user nothing is kept, not
-even that; only `segment.members` by itself cannot tell who was erased from who left.
+`gone_max` of them, under a hash, without the name), so that an older record does not bring anybody back. Of an
+erased user not even that is kept; only `segment.members` by itself cannot tell who was erased from who left.
 
 Guaranteed: after all records up to the end of step n, each at least once, the mirror equals the engine's table of
 step n: from `segment.changes` alone, from `segment.members` alone (compacted or not), or from members up to any
@@ -228,7 +228,7 @@ class SegmentMirror:
 
     def _profile(self, key: str, value: bytes | None) -> Applied:
         if value is None:
-            self._segments.pop(int(key) if key.isdecimal() else 0, None)
+            self._segments.pop(int(key) if key.isdecimal() and len(key) < 19 else 0, None)
             return NOTED
         segment = wire.segment(value)
         same_key(key, str(segment.segment_id))

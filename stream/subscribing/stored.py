@@ -17,7 +17,7 @@ class Stored(msgspec.Struct, forbid_unknown_fields=True):
     step: int
     epoch: int
     members: list[Member]
-    gone: list[tuple[str, int]]
+    gone: list[tuple[int, int]]
     segments: list[Segment]
     lineage: list[Lineage]
     positions: dict[str, dict[int, int]]

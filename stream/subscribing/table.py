@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import msgspec
 
 from ..events import CHANGES, MEMBERS
@@ -19,7 +21,7 @@ class Table:
         self.whole = whole  # a user who is met in the middle of a stay is a gap
         self.healing = False
         self.members: dict[str, Member] = {}  # the latest changed last
-        self.gone: dict[str, int] = {}  # user -> sequence, the latest gone last
+        self.gone: dict[int, int] = {}  # `hashed` user -> sequence, the latest gone last
         self.sizes: dict[int, int] = {}
         self._users_max, self._gone_max = users_max, gone_max
 
@@ -31,7 +33,7 @@ class Table:
         if value.transition == "erased":
             return self.erase(key, value)
         held = self.members.get(key)
-        last = held.sequence if held else self.gone.get(key, 0)
+        last = held.sequence if held else self._left_at(key)
         if sequence <= last:
             return self._known(CHANGES, key, held, member, sequence)
         trouble = self._missed(key, value, held, last)
@@ -66,7 +68,7 @@ class Table:
     def erase(self, key: str, value: wire.ChangeValue) -> Applied:
         """Nothing of the user stays, not even that there was one. Told again, it is done again."""
         held, sequence = self.members.get(key), value.position.sequence
-        if sequence < self.gone.get(key, 0) or (held is not None and sequence <= held.sequence):
+        if sequence < self._left_at(key) or (held is not None and sequence <= held.sequence):
             return DUPLICATE
         self.put(key, None, 0)
         change = Change(
@@ -80,7 +82,7 @@ class Table:
     def member(self, key: str, member: Member) -> Applied:
         same_key(key, member.user)
         held = self.members.get(key)
-        last = held.sequence if held else self.gone.get(key, 0)
+        last = held.sequence if held else self._left_at(key)
         if member.sequence <= last:
             return self._known(MEMBERS, key, held, member, member.sequence)
         self.put(key, member, member.sequence)
@@ -97,7 +99,7 @@ class Table:
     def absent(self, key: str, sequence: int | None) -> Applied:
         """A tombstone; its number is in the headers, or it is the next one."""
         held = self.members.get(key)
-        last = held.sequence if held else self.gone.get(key, 0)
+        last = held.sequence if held else self._left_at(key)
         sequence = last + 1 if sequence is None else sequence
         if sequence <= last:
             return self._known(MEMBERS, key, held, None, sequence)
@@ -114,7 +116,7 @@ class Table:
         self, topic: str, key: str, held: Member | None, member: Member | None, sequence: int
     ) -> Applied:
         """A record that is not new. One of the number held must say what is held."""
-        last = held.sequence if held else self.gone.get(key, 0)
+        last = held.sequence if held else self._left_at(key)
         if sequence == last and held != member:
             detail = f"sequence {sequence} again, with another membership"
             return Applied("duplicate", trouble=Trouble("conflict", topic, key, detail))
@@ -123,8 +125,9 @@ class Table:
     def put(self, key: str, member: Member | None, sequence: int) -> None:
         """Place the user, or let it go; `sequence` 0: without a trace."""
         held = self.members.pop(key, None)
-        self.gone.pop(key, None)
-        if held is not None:
+        if held is None:
+            self.gone.pop(hashed(key), None)
+        else:
             self._resize(held.place, -1)
         if member is not None:
             if len(self.members) >= self._users_max:
@@ -134,9 +137,13 @@ class Table:
             self.members[key] = member
             self._resize(member.place, 1)
         elif sequence:
-            self.gone[key] = sequence
+            self.gone[hashed(key)] = sequence
             if len(self.gone) > self._gone_max:
                 del self.gone[next(iter(self.gone))]
+
+    def _left_at(self, key: str) -> int:
+        """The sequence with which the user left; 0: not known."""
+        return self.gone.get(hashed(key), 0)
 
     def _resize(self, place: Place, by: int) -> None:
         size = self.sizes.get(place.segment_id, 0) + by
@@ -144,6 +151,12 @@ class Table:
             self.sizes[place.segment_id] = size
         else:
             del self.sizes[place.segment_id]
+
+
+def hashed(key: str) -> int:
+    """64 bits that know a user again, so that no name of anybody who left has to be kept. Of a million users who
+    left, one is taken for another user with a probability of 1 in 18,000,000,000,000 for each who comes."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
 
 
 def same_key(key: str, own: str) -> None:
