@@ -417,13 +417,23 @@ def test_an_erased_user_leaves_no_trace(first: str) -> None:
         sent(mirror, None, MEMBERS, headers=tombstone(8))
     assert sent(mirror, erased(8)).change.transition == "erased"
     assert not mirror.members
-    assert b'"u"' not in mirror.snapshot()
+    assert (kept := json.loads(mirror.snapshot()))["members"] == kept["gone"] == []
     sent(mirror, None, MEMBERS, headers=tombstone(8))
-    assert b'"u"' not in mirror.snapshot()
+    assert (kept := json.loads(mirror.snapshot()))["members"] == kept["gone"] == []
     back = value(position={"sequence": 12})
     assert sent(mirror, back).change.transition == "assigned"
     assert sent(mirror, erased(8)).kind == "duplicate", "the user came back since"
     assert "u" in mirror.members
+    sent(mirror, None, MEMBERS, headers=tombstone(13))
+    assert sent(mirror, erased(8)).kind == "duplicate", "and left again"
+
+
+def test_of_who_left_no_name_is_kept() -> None:
+    mirror = SegmentMirror()
+    sent(mirror, value())
+    sent(mirror, None, MEMBERS, headers=tombstone(8))
+    assert b'"u"' not in mirror.snapshot()
+    assert sent(mirror, value()).kind == "duplicate"
 
 
 # --- segments -------------------------------------------------------------------------------------------------

@@ -64,20 +64,24 @@ class FileReader:
             raise InputError(
                 f"{self._folder}: this mirror has followed Kafka, not a folder; start with a new one"
             )
-        last = newest(self._disk, self._path(MANIFEST)) if self._folder.is_dir() else None
+        last = newest(self._disk, self._path(MANIFEST))
         if last is None and not self._follow:
             raise InputError(
                 f"{self._folder}: holds no committed step ({MANIFEST}.jsonl); give the folder that "
                 f"`shoal run --output` wrote, or wait for it with follow"
             )
-        seen = positions.get(MANIFEST, {}).get(0, 0) - 1
+        there, seen = last.manifest.step if last else 0, positions.get(MANIFEST, {}).get(0, 0) - 1
+        if seen == there + 1:
+            seen = (
+                there  # a loss of power took a line that was seen; the step will be computed again, the same
+            )
         bootstrap = not positions and self._from_now and last is not None
         if bootstrap and last is not None:
             seen = last.manifest.step
-        if seen > 0 and (last is None or seen > last.manifest.step):
+        if seen > there:
             raise InputError(
-                f"{self._folder}: ends at step {last.manifest.step if last else 0}, but this mirror has seen "
-                f"step {seen}: it is another run, or was computed again. Start with a new mirror"
+                f"{self._folder}: ends at step {there}, but this mirror has seen step {seen}: it is another run, or "
+                f"was computed again. Start with a new mirror"
             )
         if seen > 0:
             found = next(commits(self._disk, self._path(MANIFEST), seen - 1))
