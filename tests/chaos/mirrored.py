@@ -20,7 +20,7 @@ from shoal.stream.subscribing.kafka_reader import KafkaReader
 from .auditor import Seen
 
 TOPICS = (CHANGES, MEMBERS, CATALOG, LINEAGE)
-_SAVES, _DEATHS = 1 / 300, 1 / 1500  # per record
+_SAVES, _DEATHS = 1 / 60, 1 / 120  # per record
 
 Table = Mapping[str, Sequence[int]]  # user key -> segment, since, sequence
 
