@@ -428,6 +428,18 @@ def test_an_erased_user_leaves_no_trace(first: str) -> None:
     assert sent(mirror, erased(8)).kind == "duplicate", "and left again"
 
 
+def test_a_replay_from_before_an_erasure_brings_nobody_back() -> None:
+    """No number of an erased user is kept, so it is the position in the log that tells."""
+    mirror = SegmentMirror()
+    log = [
+        Record(CHANGES, b"u", orjson.dumps(body), (), 0, i, i + 1)
+        for i, body in enumerate([value(), erased(8)])
+    ]
+    assert [mirror.take(record).kind for record in log] == ["change", "change"]
+    assert [mirror.take(record).kind for record in log] == ["duplicate", "duplicate"]
+    assert not mirror.members
+
+
 def test_of_who_left_no_name_is_kept() -> None:
     mirror = SegmentMirror()
     sent(mirror, value())
