@@ -63,6 +63,7 @@ def test_whatever_happens_to_engines_broker_and_disks_subscribers_see_what_an_un
     assert report.facts["records of aborted transactions, seen by nobody"], "no fault hit a transaction"
     assert report.facts["snapshots compared with the oracle's state"]
     assert report.facts["changes"], "nobody changed segment: nothing was put to the test"
+    assert report.facts["users whose mirrors equal the oracle's table"], "the mirrors held nobody"
 
 
 @pytest.mark.kafka

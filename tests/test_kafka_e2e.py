@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,18 @@ import pytest
 from broker import Broker, ContainerBroker, JarBroker
 from kafka import KafkaAdminClient
 from kafka_kit import create_topics, eventually, kafka_config, read_committed
+from mirrors import held, table
 from processes import Engine, engine, shoal, write_config
 
 from shoal.stream import manifest
-from shoal.stream.config import Kafka
+from shoal.stream.auditing.access import reading
+from shoal.stream.auditing.past import Past
+from shoal.stream.config import Kafka, load
 from shoal.stream.events import CATALOG, CHANGES, LINEAGE, MANIFEST, MEMBERS, REJECTED
 from shoal.stream.ports import BrokerGone, CommitUnknown, TopicsMissing
+from shoal.stream.subscribing import SegmentMirror
+from shoal.stream.subscribing.kafka_reader import KafkaReader
+from shoal.stream.wiring import build_pipeline
 
 kafka = pytest.mark.kafka
 both = pytest.mark.usefixtures("client")
@@ -115,6 +122,7 @@ def test_real_events_become_changes_that_keep_the_contract_and_verify_to_the_sam
     check_coverage(config)
     check_schemas(config)
     check_fold(config)
+    check_mirror(config, path)
     check_verified(path)
 
 
@@ -166,6 +174,24 @@ def check_fold(config: Kafka) -> None:
     present = {key for key, value in members.items() if value is not None}
     assert present == {key for key, to in folded.items() if to is not None}
     assert present
+
+
+def check_mirror(config: Kafka, path: Path) -> None:
+    """A subscriber's mirror of the topics is the membership that a replay computes."""
+    whole = load(path, [])
+    ports = reading(whole, None, None)
+    with closing(ports[0]), closing(ports[1]):
+        manifest = ports[1].last()
+        assert manifest is not None
+        past = Past(whole, build_pipeline(whole), ports, lambda step: None)
+        past.go_to(manifest)
+    for from_now in (True, False):
+        mirror = SegmentMirror()
+        with closing(KafkaReader(config, from_now=from_now, follow=False)) as found:
+            for _ in mirror.follow(found):
+                pass
+        assert held(mirror) == table(past.pipeline) != {}
+        assert mirror.troubles == ()
 
 
 # --- one works, one stands by ------------------------------------------------------------------------------

@@ -4,6 +4,7 @@
     engines      three processes of one group; each can be killed, stopped, or told to die at a labelled point
     faults       what is done to engines, broker and disks; a deck of them, shuffled by one seed
     subscriber   an ordinary read_committed consumer that sees everything the moment it is published
+    mirrored     subscribers as Shoal ships them, whose tables must be the oracle's at the end
     auditor      judges what the subscriber sees, by itself: it shares no code with what it judges
     oracle       another process: a fresh pipeline over the recorded steps, without any interruption
 

@@ -17,10 +17,12 @@ from typing import Any
 
 import numpy as np
 from kafka.partitioner.default import murmur2
+from mirrors import table
 
 from shoal.stream.config import Config, load
 from shoal.stream.events import OutRecord, Range, Records, Step
 from shoal.stream.manifest import encode_manifest
+from shoal.stream.pipeline import Pipeline
 from shoal.stream.snapshots import DirectoryStore
 from shoal.stream.wiring import build_pipeline, one_thread
 
@@ -44,8 +46,14 @@ def main(config_path: str, result_path: str, *state_dirs: str) -> None:
         for seen in read(kafka.bootstrap_servers, kafka.topic_prefix, [MANIFEST])
     ]
     snapshots = [(folder, *found) for folder in state_dirs for found in _snapshots(Path(folder))]
-    expected, differing = compute(config, manifests, inputs, snapshots, kafka.partitions)
-    result = {"expected": expected, "snapshots": len(snapshots), "differing": differing}
+    pipeline = build_pipeline(config)
+    expected, differing = compute(config, manifests, inputs, snapshots, kafka.partitions, pipeline)
+    result = {
+        "expected": expected,
+        "snapshots": len(snapshots),
+        "differing": differing,
+        "table": table(pipeline),
+    }
     Path(result_path).write_text(json.dumps(result))
 
 
@@ -73,9 +81,10 @@ def compute(
     inputs: Inputs,
     snapshots: Sequence[tuple[str, int, Any]],
     partitions: int,
+    pipeline: Pipeline | None = None,
 ) -> tuple[Expected, list[str]]:
-    """What each log should hold, and which snapshots are not this run's state."""
-    pipeline = build_pipeline(config)
+    """What each log should hold, and which snapshots are not this run's state. `pipeline`: fresh; left at the end."""
+    pipeline = pipeline or build_pipeline(config)
     expected: Expected = {}
     differing = []
     for body in manifests:

@@ -24,6 +24,7 @@ from .engines import STOPPED, Crew, environment
 from .faults import Fault, deck
 from .feeder import PLANTED, Feeder
 from .field import Field, Missed
+from .mirrored import Mirrored, Table, read_again
 from .oracle import by_log
 from .report import Done, Report
 from .subscriber import Subscriber, ends, read
@@ -66,7 +67,9 @@ class Chaos:
         self._folder = folder
         self._crew = Crew(folder, self.kafka, SECTIONS, broken)
         stack.callback(self._crew.close)
-        self._subscriber = Subscriber(broker.address, self.kafka.topic_prefix, self.auditor)
+        self._mirrored = Mirrored(seed)
+        told = self.auditor.see, self._mirrored.see
+        self._subscriber = Subscriber(broker.address, self.kafka.topic_prefix, *told)
         self._feeder = Feeder(self.kafka, seed, RATE_PER_S)
         self.field = Field(broker, self._crew, self._subscriber, self.auditor, self.chance, TRANSACTION_S)
         self._started_s = time.monotonic()
@@ -131,6 +134,14 @@ class Chaos:
         for difference in found["differing"]:
             self.auditor.fail("state", difference)
         self.report.facts["snapshots compared with the oracle's state"] = found["snapshots"]
+        self._compare_mirrors(found["table"])
+
+    def _compare_mirrors(self, table: Table) -> None:
+        """Of the subscriber that was there all the time, and of those that come now."""
+        for difference in (*self._mirrored.differences(table), *read_again(self.kafka, table)):
+            self.auditor.fail("mirrors", difference)
+        self.report.facts["users whose mirrors equal the oracle's table"] = len(table)
+        self.report.facts["deaths of the subscriber with a mirror"] = self._mirrored.deaths
 
     @property
     def _config(self) -> str:

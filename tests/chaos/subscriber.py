@@ -8,7 +8,7 @@ from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
 
-from .auditor import OUTPUTS, Auditor, Seen
+from .auditor import OUTPUTS, Seen
 
 _POLL_MS = 100
 
@@ -16,10 +16,11 @@ _POLL_MS = 100
 class Subscriber:
     """Reads every output topic, committed records only, from before the first fault until after the last."""
 
-    def __init__(self, address: str, prefix: str, auditor: Auditor) -> None:
+    def __init__(self, address: str, prefix: str, *told: Callable[[Seen], object]) -> None:
+        """`told`: who is told every record, in the subscriber's own thread."""
         self._address = address
         self._prefix = prefix
-        self._auditor = auditor
+        self._told = told
         self._changed = threading.Condition()
         self._stopping = threading.Event()
         self._failure: BaseException | None = None
@@ -59,7 +60,8 @@ class Subscriber:
             with self._changed:
                 for records in found.values():
                     for record in records:
-                        self._auditor.see(_seen(record, self._prefix))
+                        for tell in self._told:
+                            tell(_seen(record, self._prefix))
                 if found:
                     self._changed.notify_all()
         consumer.close(autocommit=False)

@@ -13,7 +13,7 @@ Every life but the last has one fault, at an I/O point of its own:
 
 The oracle is an uninterrupted run. After every life what a reader is shown is a beginning of that run's
 files, and no step is missing whose commit had returned. After the last life the files are the same, byte
-for byte, also when the power goes then; so is the state.
+for byte, also when the power goes then; so is the state, and a subscriber's mirror that followed from life to life.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from mirrors import Row, held, table
+
 from shoal.sinks.commits import newest
 from shoal.sinks.files import FileSink
 from shoal.stream.engine import Engine
@@ -37,6 +39,7 @@ from shoal.stream.pipeline import Pipeline
 from shoal.stream.ports import DiskFailed
 from shoal.stream.snapshots import DirectoryStore
 from shoal.stream.sources import MemorySource
+from shoal.stream.subscribing import FileReader, SegmentMirror
 from shoal.stream.watching.progress import Tee
 
 from .clock import FakeClock
@@ -148,6 +151,7 @@ class Machine:
         self.dice = Random(plan.seed)
         self.acknowledged = 0  # the last step whose commit returned
         self.struck: Counter[str] = Counter()
+        self.mirror = SegmentMirror()  # of a subscriber on another machine, who is never told of any trouble
 
     def live(self, fault: Fault | None = None) -> Life:
         """One life, what its end does to the machine, and a reader's look at the files."""
@@ -205,6 +209,10 @@ class Machine:
             require(len(data) == length, f"{topic}: {len(data)} bytes, {length} were committed")
             if not wanted[f"{topic}.jsonl"].startswith(data):
                 raise Divergence(f"{topic}: {difference(data, wanted, topic)}")
+        self.mirror = SegmentMirror.restore(self.mirror.snapshot())
+        for _ in self.mirror.follow(FileReader(OUT, disk=self.disk.process())):
+            pass
+        require(not self.mirror.troubles, f"the mirror met {self.mirror.troubles}")
 
     def check_end(self, life: Life) -> None:
         """Everything is there, and stays when the power goes."""
@@ -218,6 +226,7 @@ class Machine:
             for name, data in found.items():
                 require(data == whole.files[name], f"power {power}: {name} differs")
         require(life.state == whole.state, "the state itself differs")
+        require(held(self.mirror) == whole.table, "a subscriber's mirror is not the engine's table")
 
 
 def difference(data: bytes, wanted: dict[str, bytes], topic: str) -> str:
@@ -244,6 +253,7 @@ class Whole:
     files: dict[str, bytes]
     labels: list[str]  # of its I/O points
     state: str
+    table: dict[str, Row]
 
 
 @cache
@@ -252,8 +262,9 @@ def uninterrupted(encoder: str, records: int) -> Whole:
     life = Life(machine, None)
     life.run()
     assert life.pipeline is not None
+    rows = table(life.pipeline)
     pool(encoder).give(life.pipeline)
-    return Whole(outputs(machine.disk), life.labels, life.state)
+    return Whole(outputs(machine.disk), life.labels, life.state, rows)
 
 
 def prove(plan: Plan) -> Machine:

@@ -4,7 +4,8 @@ What a read_committed subscriber sees of the topics is all that is looked at, be
 manifests alone the steps are computed once more by a pipeline that never stopped and never read a snapshot;
 every topic must hold its records, byte for byte, in the same order per partition, and nothing else. The
 auditor then reads the topics as a stranger would: members are the fold of changes, sequences have no gap,
-no ce_id comes twice. Whatever differs raises Divergence.
+no ce_id comes twice; and as subscribers do, whose mirrors must be the pipeline's own table. Whatever differs
+raises Divergence.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from shoal.stream.sources import join
 
 from .client import columns
 from .log import FakeKafka, Stored
+from .mirroring import check_mirrors
 
 OUTPUTS = (CHANGES, MEMBERS, CATALOG, LINEAGE, REJECTED)
 Place = tuple[str, int]  # topic, partition
@@ -85,6 +87,8 @@ def check(kafka: FakeKafka, input_topic: str, pipeline: Pipeline) -> list[Manife
     check_tiling(manifests, kafka, input_topic)
     compare(_visible(kafka), Uninterrupted(kafka, input_topic, pipeline).run(manifests))
     audit(kafka)
+    differing = check_mirrors(kafka, pipeline)
+    require(not differing, differing)
     return manifests
 
 
