@@ -52,9 +52,10 @@ class Policy:
         d_current = np.sqrt(scored.distances[rows, current])
         return (scored.nearest != current) & (d_new <= (1.0 - self._config.margin) * d_current)
 
-    def waiting(self, slot: int) -> tuple[int, int]:
-        """The centre that this user is about to go to, -1 for none, and how often it was confirmed."""
-        return int(self._pending[slot]), int(self._confirmed[slot])
+    def waiting(self, slot: int) -> tuple[int, float]:
+        """The centre that this user may be about to go to, -1 for none, and the share of what it takes, 0..1."""
+        share = float(self._confirmed[slot]) / self._config.confirmations
+        return int(self._pending[slot]), min(share, 1.0)
 
     def doubt(self, centre: int) -> None:
         """A centre is elsewhere now: whoever was about to go there thinks again."""

@@ -220,14 +220,14 @@ def test_a_segment_that_was_given_up_is_named_with_what_becomes_of_it():
 
 
 def test_a_move_that_is_being_confirmed_is_shown():
-    """Where to, and how often it was confirmed."""
+    """Where to, and how far that has come: one of two confirmations."""
     pipeline = engine(small()).pipeline
     pipeline.restore(stopped(4000).pipeline.snapshot())
     slot = int(np.flatnonzero(pipeline.membership.segment)[0])
     target = int((pipeline.membership.centre[slot] + 1) % pipeline.membership.k)
     pipeline.membership.policy._pending[slot], pipeline.membership.policy._confirmed[slot] = target, 1
     found = portrait(pipeline, pipeline.users.names(np.array([slot], np.int32))[0])["pending"]
-    assert (found["segment_id"], found["confirmed"]) == (int(pipeline.membership.ids[target]), 1)
+    assert (found["segment_id"], found["confirmed"]) == (int(pipeline.membership.ids[target]), 0.5)
 
 
 # --- segments and features ------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ SEGMENTS_MAX = 100
 def segments(pipeline: Pipeline) -> Value:
     """The profiles of the largest segments, as in the catalog, but with the size of now; and how many there are."""
     sizes = pipeline.membership.sizes()
-    users = {centre: sizes[int(pipeline.membership.ids[centre])] for centre in _live(pipeline)}
+    users = {centre: sizes[int(pipeline.membership.ids[centre])] for centre in _live(pipeline, sizes)}
     largest = sorted(users, key=lambda centre: (-users[centre], int(pipeline.membership.ids[centre])))
     return {
         "total": len(users),
@@ -34,16 +34,16 @@ def segments(pipeline: Pipeline) -> Value:
 
 def segment(pipeline: Pipeline, segment_id: int) -> Value | None:
     """One of them; None where there is no such segment now."""
-    for centre in _live(pipeline):
+    sizes = pipeline.membership.sizes()
+    for centre in _live(pipeline, sizes):
         if int(pipeline.membership.ids[centre]) == segment_id:
-            return _profile(pipeline, centre, pipeline.membership.sizes())
+            return _profile(pipeline, centre, sizes)
     return None
 
 
-def _live(pipeline: Pipeline) -> list[int]:
-    """Centres that stand for a segment."""
-    found: list[int] = np.flatnonzero(pipeline.membership.ids).tolist()
-    return found
+def _live(pipeline: Pipeline, sizes: Mapping[int, int]) -> list[int]:
+    """Centres that stand for a segment that is published: no other has a size."""
+    return [centre for centre, one in enumerate(pipeline.membership.ids.tolist()) if one and one in sizes]
 
 
 def _profile(pipeline: Pipeline, centre: int, sizes: Mapping[int, int]) -> Value:

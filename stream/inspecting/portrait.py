@@ -112,6 +112,7 @@ def reasons(pipeline: Pipeline, name: str) -> Value | None:
 
 
 def _named(pipeline: Pipeline, centre: int) -> Value:
+    """The one place where a centre becomes what people outside may see of it."""
     segment_id = int(pipeline.membership.ids[centre])
     return {"segment_id": segment_id, "name": pipeline.catalog.names()[segment_id]}
 
@@ -133,9 +134,9 @@ def _segment(pipeline: Pipeline, sight: Sight) -> Value | None:
 
 
 def _pending(pipeline: Pipeline, sight: Sight) -> Value | None:
-    """The move that is being confirmed."""
-    centre, confirmed = pipeline.membership.policy.waiting(sight.slot)
-    return None if centre < 0 else {**_named(pipeline, centre), "confirmed": confirmed}
+    """The move that is being confirmed, and how far that has come."""
+    centre, share = pipeline.membership.policy.waiting(sight.slot)
+    return None if centre < 0 else {**_named(pipeline, centre), "confirmed": _six(share)}
 
 
 def _confidence(pipeline: Pipeline, sight: Sight) -> Value | None:
@@ -240,7 +241,8 @@ def _explained(pipeline: Pipeline, sight: Sight, before: int) -> Value:
     found = explain(catalog, sight.raw, sight.x, *centres)
     names = (*catalog.features, INTEREST)
     shown = np.where(catalog.interest[found.column], len(catalog.features), found.column)[0].tolist()
-    columns = [rounded(column[0]).tolist() for column in found.numbers()]
+    numbers = found.user_value, found.segment_mean, found.population_mean, found.contribution
+    columns = [rounded(column[0]).tolist() for column in numbers]
     return {
         "features": [
             {

@@ -109,7 +109,7 @@ def _head(found: Value) -> Iterator[str]:
         yield f"That segment was given up; from its next scoring on it is in {_named(segment['becomes'])}."
     if portrait["pending"]:
         pending = portrait["pending"]
-        yield f"About to go to {_named(pending)}: confirmed {pending['confirmed']} times."
+        yield f"Maybe about to go to {_named(pending)}: {100 * pending['confirmed']:.0f} % confirmed."
 
 
 def _story(segment: Value, history: Sequence[Value]) -> str:
@@ -127,17 +127,23 @@ def _because(change: Value) -> str:
     told = _WHY.get(change["reason"]["kind"], change["reason"]["kind"])
     if change["transition"] == "assigned":
         told = "assigned as the nearest"
-    words = _evidence(change)[:1]
-    return f"{told}: {words[0]}" if words else told
+    words = [*_evidence(change)[:1], *_otherwise(change)]
+    return f"{told}: {'; '.join(words)}" if words else told
 
 
 def _evidence(change: Value) -> list[str]:
-    """What spoke for it, in words, strongest first."""
+    """What spoke for it, in words, strongest first: against everybody."""
     return [
         feature_words(f["feature"], f["user_value"], f["population_mean"])
         for f in (change["explanation"] or {}).get("features", [])
         if not f["feature"].startswith("interest")
     ]
+
+
+def _otherwise(change: Value) -> list[str]:
+    """What would have changed the decision, where the record says so."""
+    found = (change["explanation"] or {}).get("counterfactual")
+    return [found["text"]] if found else []
 
 
 def _numbers(portrait: Value) -> Iterator[str]:
@@ -194,7 +200,7 @@ def _history(history: Sequence[Value]) -> Iterator[str]:
         yield f"  {when}  {change['transition']:<9} {way}"
         if change["transition"] != "assigned":
             yield f"{'':<20} {why}{_sure(change)}"
-        for words in _evidence(change)[:2]:
+        for words in (*_evidence(change)[:2], *_otherwise(change)):
             yield f"{'':<20} {words}"
 
 

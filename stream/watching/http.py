@@ -110,7 +110,10 @@ def application(metrics: Metrics, config: Http | None = None, asked: Asked | Non
     from starlette.applications import Starlette
     from starlette.routing import Route
 
-    api = Api(config or Http(), metrics, asked or Asked())
+    if asked is None:
+        asked = Asked()
+        asked.questions.close()  # nobody would ever look into it
+    api = Api(config or Http(), metrics, asked)
     return Starlette(
         routes=[
             Route("/metrics", _metrics(metrics)),

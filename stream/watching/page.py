@@ -195,9 +195,8 @@ def _place(value: Value) -> list[tuple[str, str]]:
         facts.append(("how sure", f"score {sure['score']:.2f}, margin {sure['margin']:.2f}{rest}"))
     if value["pending"]:
         pending = value["pending"]
-        facts.append(
-            ("about to go to", f"{text(pending['name'])} (confirmed {pending['confirmed']:d} times)")
-        )
+        share = f"{100 * pending['confirmed']:.0f} % confirmed"
+        facts.append(("maybe about to go to", f"{text(pending['name'])} ({share})"))
     facts.append(("seen", f"{seen['events']:,} events, {_when(seen['first'])} to {_when(seen['last'])}"))
     return facts
 
