@@ -117,11 +117,12 @@ def check_user(
     _follow(again, sink)
     deadline_s = time.monotonic() + patience_s
     while True:
-        covered, shortened = again.steps, any(first for first, _ in sink.bounds(CHANGES).values())
+        covered, bounds = again.steps, sink.bounds(CHANGES)
         published = published_changes(sink, key)
+        here = {each.partition for each in published} or set(bounds)
         _follow(again, sink)  # what is published was committed by now
         try:
-            return compare(again, published, shortened, covered)
+            return compare(again, published, any(bounds.get(p, (0, 0))[0] for p in here), covered)
         except ReplayMismatch:
             if time.monotonic() >= deadline_s:
                 raise

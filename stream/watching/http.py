@@ -73,9 +73,8 @@ def start(config: Http, metrics: Metrics, asked: Asked | None = None) -> Server:
 
     listener = _listen(config.host, config.port)
     metrics.health.limits = config
-    logging.getLogger(
-        "uvicorn.access"
-    ).disabled = True  # even where somebody gives it a handler: paths hold user ids
+    # Even where somebody gives it a handler, which would switch it on again: paths hold user ids.
+    logging.getLogger("uvicorn.access").disabled = True
     server = uvicorn.Server(
         uvicorn.Config(
             application(metrics, config, asked),
