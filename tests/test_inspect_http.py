@@ -334,11 +334,19 @@ class Page(HTMLParser):
         self.tags: list[str] = []
         self.attributes: list[str] = []
         self.said = ""
+        self.open: list[str] = []
         self.feed(body.decode())
+        assert self.open == [], "every tag is closed"
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.attributes += [name for name, _ in attrs]
+        if tag not in ("meta", "input", "br", "polyline"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag != "polyline":
+            assert self.open.pop() == tag, "tags are nested"
 
     def handle_data(self, data: str) -> None:
         self.said += data

@@ -18,7 +18,7 @@ from shoal.stream.committing import AtOnce, Beside
 from shoal.stream.events import Output
 from shoal.stream.pipeline import Pipeline
 from shoal.stream.ports import CommitUnknown
-from shoal.stream.watching.questions import Answer, Busy, Mailbox
+from shoal.stream.watching.questions import TIME_SHARE, Answer, Busy, Mailbox
 
 PIPELINE: Any = engine(small()).pipeline
 
@@ -31,7 +31,7 @@ class Asking(Mailbox):
     """Asks itself something before every look, and keeps what became of it."""
 
     def __init__(self, sink: MemorySink) -> None:
-        super().__init__()
+        super().__init__(clock_s=lambda: 0.0)
         self.sink = sink
         self.replies: list[Future[Answer]] = []
         self.told_at: list[tuple[int, int]] = []  # step that an answer speaks of, last step in the sink then
@@ -85,7 +85,7 @@ def test_of_a_step_whose_commit_is_in_doubt_nothing_is_told(committing):
 
 def test_a_flood_is_answered_a_few_at_a_time_and_the_rest_turned_away():
     """The stream waits for so many questions a turn, memory holds so many at all."""
-    mailbox = Mailbox(waiting_max=20, answers_max=8)
+    mailbox = Mailbox(waiting_max=20, answers_max=8, clock_s=lambda: 0.0)
     replies = [mailbox.ask(n, step_of) for n in range(20)]
     with pytest.raises(Busy):
         mailbox.ask(20, step_of)
@@ -94,6 +94,26 @@ def test_a_flood_is_answered_a_few_at_a_time_and_the_rest_turned_away():
         mailbox.tell()
         assert sum(reply.done() for reply in replies) == answered
         assert all(reply.done() for reply in replies[:answered]), "first come, first served"
+
+
+def test_asking_takes_a_twentieth_of_the_engines_time_however_many_ask():
+    """Questions that take long are looked at seldom; between two looks a turn costs nothing."""
+    now_s, asking_s = 0.0, 0.0
+
+    def slow(pipeline: Pipeline) -> None:
+        nonlocal now_s, asking_s
+        now_s, asking_s = now_s + 0.03, asking_s + 0.03
+
+    mailbox = Mailbox(clock_s=lambda: now_s)
+    answered = 0
+    for turn in range(1000):
+        reply = mailbox.ask(turn, slow) if len(mailbox._waiting) < 60 else None
+        mailbox.look(PIPELINE)
+        mailbox.tell()
+        answered += reply is not None
+        now_s += 0.1
+    assert asking_s > 0.5 * TIME_SHARE * now_s, "and it does take it"
+    assert asking_s <= 1.1 * TIME_SHARE * now_s
 
 
 def test_the_same_question_is_read_once_a_turn():
@@ -143,7 +163,7 @@ def test_nothing_is_told_before_it_is_committed():
 @given(st.lists(st.sampled_from(["ask", "ask", "cancel", "look", "tell", "close"]), max_size=60))
 def test_everybody_hears_something_in_the_end(doings):
     """Whatever order things happen in: bounded at all times, and after a close nobody waits for ever."""
-    mailbox, replies = Mailbox(waiting_max=5, answers_max=2), []
+    mailbox, replies = Mailbox(waiting_max=5, answers_max=2, clock_s=lambda: 0.0), []
     for doing in [*doings, "close"]:
         if doing == "ask":
             with suppress(Busy):

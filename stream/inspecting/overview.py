@@ -17,7 +17,7 @@ Value = dict[str, Any]
 
 
 SEGMENTS_MAX = 100
-"""Profiles told at one time: each takes a fifth of a millisecond or so of the engine's."""
+"""Profiles told at one time: each takes a millisecond or so of the engine's."""
 
 
 def segments(pipeline: Pipeline) -> Value:

@@ -6,16 +6,18 @@ the engine looks into it. Always true:
     an answer speaks of a committed step. In the loop it is made from the state of step n, while n is on its way
         to the sink, and handed over when n is committed; if n never is, it is never handed over
     a question cannot change anything: it is a function that reads
-    asking holds up the engine by ANSWERS_MAX different questions a turn, however many people ask, and fills no
-        memory: WAITING_MAX wait at most, the next one is told to come again
+    asking takes TIME_SHARE of the engine's time, however many people ask: ANSWERS_MAX different questions a turn,
+        and after it no turn looks before that share is kept
+    asking fills no memory: WAITING_MAX wait at most, the next one is told to come again
     who has stopped waiting is not answered
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -25,6 +27,10 @@ from ..pipeline import Pipeline
 WAITING_MAX = 64
 ANSWERS_MAX = 8
 """Different questions answered in one turn; asking the same thing twice costs nothing."""
+
+TIME_SHARE = 0.05
+_LOOK_S = 0.02  # after so long a turn begins no further answer
+_PAUSE_MAX_S = 2.0
 
 Read = Callable[[Pipeline], Any]
 
@@ -78,8 +84,14 @@ class _Question:
 class Mailbox:
     """Questions from any thread, answers from the engine's."""
 
-    def __init__(self, waiting_max: int = WAITING_MAX, answers_max: int = ANSWERS_MAX) -> None:
-        self._waiting_max, self._answers_max = waiting_max, answers_max
+    def __init__(
+        self,
+        waiting_max: int = WAITING_MAX,
+        answers_max: int = ANSWERS_MAX,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._waiting_max, self._answers_max, self._clock_s = waiting_max, answers_max, clock_s
+        self._next_s = 0.0  # no look before
         self._lock = threading.Lock()
         self._waiting: deque[_Question] = deque()
         self._answered: list[tuple[_Question, Answer | Exception]] = []
@@ -95,26 +107,25 @@ class Mailbox:
         return question.reply
 
     def look(self, pipeline: Pipeline) -> None:
-        if self._waiting:
-            found: dict[Hashable, Answer | Exception] = {}
-            for question in self._taken():
-                if question.what not in found:
-                    found[question.what] = _answer(question.read, pipeline)
-                self._answered.append((question, found[question.what]))
+        if not self._waiting or (began_s := self._clock_s()) < self._next_s:
+            return
+        found: dict[Hashable, Answer | Exception] = {}
+        while question := self._take(found, self._clock_s() - began_s):
+            if question.what not in found:
+                found[question.what] = _answer(question.read, pipeline)
+            self._answered.append((question, found[question.what]))
+        ended_s = self._clock_s()
+        self._next_s = ended_s + min((ended_s - began_s) * (1 / TIME_SHARE - 1), _PAUSE_MAX_S)
 
-    def _taken(self) -> list[_Question]:
-        """The oldest ones, as many as ask for ANSWERS_MAX different things; who waits no longer is left out."""
-        taken: list[_Question] = []
-        different: set[Hashable] = set()
+    def _take(self, found: Mapping[Hashable, object], took_s: float) -> _Question | None:
+        """The next one in turn that may still be answered; who waits no longer is left out."""
+        full = len(found) >= self._answers_max or took_s >= _LOOK_S
         with self._lock:
-            for question in list(self._waiting):
-                if len(different | {question.what}) > self._answers_max:
-                    break
-                self._waiting.popleft()
+            while self._waiting and not (full and self._waiting[0].what not in found):
+                question = self._waiting.popleft()
                 if question.reply.set_running_or_notify_cancel():
-                    different.add(question.what)
-                    taken.append(question)
-        return taken
+                    return question
+        return None
 
     def tell(self) -> None:
         if self._answered:
