@@ -25,6 +25,7 @@ VERBS = {
     "replay": "rebuilds the state of the past: --until STEP or TIME",
     "subscribe": "segment changes as they come, from Kafka or from files; who is where at the end",
     "schemas": "the JSON Schemas and the AsyncAPI document of all topics",
+    "inspect": "user ID | segments | segment ID | lineage | features: what the engine knows, and why",
     "eval": "quality against truth and against named peers, as a table and JSON",
     "bench": "speed against named peers in one run, as a table and JSON",
     "doctor": "configuration, broker, topics, permissions, versions: what is wrong and what to do",

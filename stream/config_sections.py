@@ -214,6 +214,10 @@ class Http(Frozen, frozen=True):
         "127.0.0.1"
     )
     port: Annotated[int, _d("0: no HTTP server", ge=0, le=65_535)] = 9108
+    users: Annotated[
+        Literal["loopback", "on", "off"],
+        _d("who may ask about single users: only this machine; whoever reaches the port; nobody"),
+    ] = "loopback"
     stuck_after_s: Annotated[
         float, _d("/healthz says 503 after this long without a sign of the engine", gt=0)
     ] = 120.0

@@ -41,6 +41,7 @@ from .ports import (
     Ticker,
 )
 from .replica import Replica
+from .watching.questions import NoQuestions, Questions
 
 log = logging.getLogger("shoal")
 QUALITY_EVERY_S = 15.0
@@ -88,12 +89,14 @@ class Engine(Replica):
         clock: Ticker = time,
         fresh: int | None = None,
         committing: Committing | None = None,
+        questions: Questions | None = None,
     ) -> None:
         """`fresh`: begin this epoch with an empty state, unless it has begun already; 0: the next one."""
         super().__init__(config, pipeline, source, sink, store, clock)
         self.observer = observer
         self.fresh = fresh
         self._committing = committing or AtOnce()
+        self._questions = questions or NoQuestions()
         self._computed: Output | None = None  # and not handed over
         self._sent: _Sent | None = None  # handed over, and not known to be committed
         self._idle_since_s = self._last_quality_s = clock.monotonic()
@@ -113,6 +116,7 @@ class Engine(Replica):
             raise
         finally:
             self.observer.phase(Phase.STOPPING)
+            self._questions.close()
             self._committing.close()
             self.source.close()
             self.sink.close()
@@ -130,6 +134,7 @@ class Engine(Replica):
             if polled is None:
                 self._close()
                 break
+            self._questions.look(self.pipeline)  # the answers wait with the step that is on its way
             records, ranges = polled
             if not ranges:
                 self._settle()
@@ -138,6 +143,7 @@ class Engine(Replica):
                 self._settle()
             else:
                 self.sink.confirm()
+            self._questions.tell()
             self._report_snapshots()
             self.observer.alive(self.source.lag())
             self._measure()

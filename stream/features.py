@@ -54,11 +54,22 @@ class Features:
         """
         raw = np.empty((len(slots), self.d), np.float32)
         self._windows.fill(slots, now_ms, raw)
+        self._fill_rest(slots, users, now_ms, raw)
+        return raw
+
+    def look(self, slots: I32, users: Users, now_ms: int) -> F32:
+        """(m,) -> (m, d): the same rows, for those who ask; nothing changes. `now_ms`: that of the latest `rows`."""
+        raw = np.empty((len(slots), self.d), np.float32)
+        self._windows.look(slots, raw)
+        self._fill_rest(slots, users, now_ms, raw)
+        return raw
+
+    def _fill_rest(self, slots: I32, users: Users, now_ms: int, raw: F32) -> None:
+        """The columns that are no windows."""
         at = self.interest.start
         raw[:, at - 2] = np.maximum(now_ms - users.last_ms[slots], 0)
         raw[:, at - 1] = np.maximum(now_ms - users.first_ms[slots], 0)
         self._interest.fill(slots, raw[:, self.interest])
-        return raw
 
     def with_taste(self, slots: I32, token: U64, weight: F32, now_ms: int) -> F32:
         """(m, interest columns) had these users just touched one token each, so weightily; read-only."""

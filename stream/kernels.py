@@ -12,6 +12,7 @@ import msgspec
 from ..sinks.memory import MemorySink
 from .config import Config
 from .engine import Engine
+from .inspecting.portrait import portrait
 from .snapshots import NoStore
 from .sources import MemorySource
 from .watching.progress import Tee
@@ -36,6 +37,7 @@ def compile_kernels(config: Config) -> None:
     pipeline = build_pipeline(tiny)
     Engine(tiny, pipeline, MemorySource([MADE_UP]), MemorySink(), NoStore(), Tee([])).run()
     pipeline.quality()
+    portrait(pipeline, "u0")
 
 
 if __name__ == "__main__":

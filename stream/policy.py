@@ -55,6 +55,11 @@ class Policy:
         d_new, d_current = np.sqrt(distances[rows, nearest]), np.sqrt(distances[rows, current])
         return (nearest != current) & (d_new <= (1.0 - self._config.margin) * d_current)
 
+    def waiting(self, slot: int) -> tuple[int, float]:
+        """The centre that this user may be about to go to, -1 for none, and the share of what it takes, 0..1."""
+        share = float(self._confirmed[slot]) / self._config.confirmations
+        return int(self._pending[slot]), min(share, 1.0)
+
     def doubt(self, centre: int) -> None:
         """A centre is elsewhere now: whoever was about to go there thinks again."""
         doubtful = self._pending == centre

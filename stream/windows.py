@@ -29,7 +29,7 @@ from .events import CHANNELS, F32, I32, I64, Bool, Events
 from .ports import State
 from .windowing.archive import export_blocks, import_blocks
 from .windowing.blocks import BUCKETS, bytes_max, reach
-from .windowing.rows import fill_rows
+from .windowing.rows import fill_rows, look_rows
 from .windowing.slabs import Pool, drop
 from .windowing.tallies import DELTAS_MAX, ENTRY, Grid, add_events
 
@@ -97,6 +97,12 @@ class Windows:
         assert not len(out) or out.strides[1] == out.itemsize == 4, "rows of float32 without gaps"
         self._advance(now_ms)
         fill_rows(self._pool.slabs, self._grid, _ESTIMATE, slots, out, self._due_ms)
+
+    def look(self, slots: I32, out: F32) -> None:
+        """What `fill` would write at the latest time it was asked for; nothing changes. For those who ask."""
+        assert not len(out) or out.strides[1] == out.itemsize == 4, "rows of float32 without gaps"
+        work = np.empty(self._block_bytes_max, np.uint8)
+        look_rows(self._pool.slabs, self._grid, _ESTIMATE, slots, work, out)
 
     def due(self, slots: I32, now_ms: int) -> Bool:
         """(m,) whose windows have lost something since they were last touched or read. `now_ms` as in `fill`."""

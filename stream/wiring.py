@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .kafka.source import KafkaSource
     from .librdkafka.producer import LibrdkafkaClient
     from .librdkafka.source import LibrdkafkaSource
+    from .watching.questions import Questions
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
@@ -107,9 +108,15 @@ def kafka_reader_ports(config: Config) -> tuple[Source, Sink]:
 
 
 def build_engine(
-    config: Config, ports: tuple[Source, Sink], observer: Observer, fresh: int | None = None
+    config: Config,
+    ports: tuple[Source, Sink],
+    observer: Observer,
+    fresh: int | None = None,
+    questions: Questions | None = None,
 ) -> Engine:
     source, sink = ports
     pipeline = build_pipeline(config, observer.stage)
     store = build_store(config)
-    return Engine(config, pipeline, source, sink, store, observer, fresh=fresh, committing=Beside())
+    return Engine(
+        config, pipeline, source, sink, store, observer, fresh=fresh, committing=Beside(), questions=questions
+    )

@@ -1,4 +1,4 @@
-"""The HTTP side: three paths for machines, one page for people, and nothing else."""
+"""The HTTP side: paths for machines, pages for people, and nothing else."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from shoal.stream.config import Http
 from shoal.stream.ports import ConfigError, Phase, Saved
-from shoal.stream.watching.http import CONNECTIONS_MAX, SEGMENTS_SHOWN_MAX, Server, page, start
+from shoal.stream.watching.http import CONNECTIONS_MAX, Server, start
 from shoal.stream.watching.metrics import Metrics, Status
 
 
@@ -112,35 +112,21 @@ class Tags(HTMLParser):
         self.text.append(data)
 
 
-def test_the_page_for_people_links_the_rest_and_shows_the_step(server: Server, metrics: Metrics) -> None:
-    metrics.status = Status(17, 1234, {"s-1": 1000, "s-2": 234})
+def test_the_page_for_people_says_how_the_engine_is_also_when_nothing_answers(
+    server: Server, metrics: Metrics
+) -> None:
+    """It links the rest, and shows the sizes of the last step."""
+    metrics.status = Status(17, 1234, {"1": 1000, "2": 234})
     status, text = get(server.url + "/")
     tags = Tags()
     tags.feed(text)
     assert status == 200
-    assert tags.links == ["/metrics", "/healthz", "/readyz"]
-    assert {"17", "1234", "s-1", "1000", "starting"} <= set(tags.text)
-
-
-def test_the_page_shows_the_largest_segments_only(metrics: Metrics) -> None:
-    metrics.status = Status(1, 1, {f"s-{i}": i for i in range(1, 101)})
-    text = page(metrics)
-    assert text.count("<td>s-") == SEGMENTS_SHOWN_MAX
-    assert "<td>s-100<" in text
-    assert "<td>s-1<" not in text
+    assert {"/metrics", "/healthz", "/readyz", "/v1/segments", "/v1/openapi.json"} <= set(tags.links)
+    assert {"17", "1234", "1000", "starting"} <= set(tags.text)
 
 
 def test_connections_are_bounded(server: Server) -> None:
     assert server._server.config.limit_concurrency == CONNECTIONS_MAX
-
-
-def test_the_page_escapes_every_segment_name(metrics: Metrics) -> None:
-    name = "<script>alert('x')</script>"
-    metrics.status = Status(1, 1, {name: 1})
-    tags = Tags()
-    tags.feed(page(metrics))
-    assert "script" not in tags.seen
-    assert name in tags.text
 
 
 def test_it_listens_on_loopback_unless_configured() -> None:

@@ -23,6 +23,7 @@ from .run import OUTPUTS, with_signals
 from .simulate import truth_json
 
 if TYPE_CHECKING:
+    from ..watching.api import Asked
     from ..watching.summary import Summary
 
 MARK = ".shoal-demo"
@@ -196,13 +197,15 @@ def _compile(config: Config, quiet: bool) -> None:
 def _run(config: Config, source: SimulatedSource, output: Path, http: bool, quiet: bool) -> Summary:
     """The engine over the whole simulation, and then what came out of it."""
     from ...sinks.files import FileSink
+    from ..watching.api import Asked
     from ..watching.summary import segments_of, summarise
     from ..wiring import build_engine
 
     sink = FileSink(output)
     with ExitStack() as stack:
-        observer = _observe(config, source, stack, http, quiet)
-        engine = build_engine(config, (source, sink), observer)
+        asked = Asked()
+        observer = _observe(config, source, stack, asked if http else None, quiet)
+        engine = build_engine(config, (source, sink), observer, questions=asked.questions)
         with_signals(engine, engine.run)
     truth, planted = source.simulator.truth(), source.simulator.planted
     (output / "truth.json").write_bytes(truth_json(planted, truth))
@@ -210,19 +213,21 @@ def _run(config: Config, source: SimulatedSource, output: Path, http: bool, quie
     return summarise(engine.pipeline, engine.counts, truth, planted.as_dict(), reasons, example)
 
 
-def _observe(config: Config, source: SimulatedSource, stack: ExitStack, http: bool, quiet: bool) -> Observer:
+def _observe(
+    config: Config, source: SimulatedSource, stack: ExitStack, asked: Asked | None, quiet: bool
+) -> Observer:
     from ..watching.progress import Progress, Tee
 
     observers: list[Observer] = []
-    if http:
+    if asked is not None:
         from ..watching import http as server
         from ..watching.metrics import Metrics
 
         metrics = Metrics()
-        running = server.start(config.http, metrics)
+        running = server.start(config.http, metrics, asked)
         stack.callback(running.stop)
-        click.echo(f"metrics at {running.url}/metrics", err=True)
-        observers.append(metrics)
+        click.echo(f"metrics at {running.url}/metrics, a page for people at {running.url}", err=True)
+        observers += [metrics, asked.recent]
     if not quiet:
         observers.append(stack.enter_context(Progress(source.simulator.settings.events)))
     return Tee(observers)

@@ -26,6 +26,7 @@ from .options import AT_LEAST_0, as_json, configuration, configured, log_to_stde
 
 if TYPE_CHECKING:
     from ..engine import Engine
+    from ..watching.api import Asked
     from ..watching.metrics import Metrics
 
 log = logging.getLogger("shoal")
@@ -125,11 +126,14 @@ def _run_files(
     from ..wiring import build_engine, file_ports
 
     with ExitStack() as stack:
-        observers: list[Observer] = [_measure(config, stack, serve)]
+        asked = _asked(config, serve)
+        observers: list[Observer] = [_measure(config, stack, asked)]
+        if asked is not None:
+            observers.append(asked.recent)
         if not (as_json or output == "-"):
             observers.append(stack.enter_context(Progress()))
         ports = file_ports(input_path, output, follow)
-        engine = build_engine(config, ports, Tee(observers), fresh)
+        engine = build_engine(config, ports, Tee(observers), fresh, asked.questions if asked else None)
         with_signals(engine, engine.run)
         summary = summarise(engine.pipeline, engine.counts)
         advice = _advice(engine.counts, ports[1], input_path)
@@ -161,6 +165,7 @@ def _advice(counts: Counts, sink: Sink, input_path: str) -> str:
 
 
 def _run_kafka(config: Config, fresh: int | None, as_json: bool) -> None:
+    from ..watching.progress import Tee
     from ..wiring import build_engine, kafka_ports
 
     if fresh == 0:
@@ -170,8 +175,11 @@ def _run_kafka(config: Config, fresh: int | None, as_json: bool) -> None:
         )
     try:
         with ExitStack() as stack:
-            metrics = _measure(config, stack, serve=True)
-            engine = build_engine(config, kafka_ports(config, metrics.phase), metrics, fresh)
+            asked = _asked(config, serve=True)
+            metrics = _measure(config, stack, asked)
+            observer = Tee([metrics, asked.recent]) if asked else metrics
+            ports = kafka_ports(config, metrics.phase)
+            engine = build_engine(config, ports, observer, fresh, asked.questions if asked else None)
             _watch(config, stack, metrics)
             with_signals(engine, engine.run)
     except CommitUnknown as error:
@@ -207,17 +215,24 @@ def _start_again(config: Config, error: CommitUnknown, arguments: Sequence[str])
     os.execv(sys.executable, [sys.executable, "-m", "shoal.stream.cli", *arguments])
 
 
-def _measure(config: Config, stack: ExitStack, serve: bool) -> Metrics:
-    """The metrics, with their HTTP server."""
+def _asked(config: Config, serve: bool) -> Asked | None:
+    """What HTTP asks, where there is an HTTP server."""
+    from ..watching.api import Asked
+
+    return Asked() if serve and config.http.port else None
+
+
+def _measure(config: Config, stack: ExitStack, asked: Asked | None) -> Metrics:
+    """The metrics, with their HTTP server where there is one."""
     from ..watching.metrics import Metrics
 
     metrics = Metrics()
-    if serve and config.http.port:
+    if asked is not None:
         from ..watching import http
 
-        server = http.start(config.http, metrics)
+        server = http.start(config.http, metrics, asked)
         stack.callback(server.stop)
-        log.info("metrics at %s/metrics", server.url)
+        log.info("metrics at %s/metrics, a page for people at %s", server.url, server.url)
     return metrics
 
 

@@ -1,37 +1,49 @@
-"""The engine's HTTP side: /metrics, /healthz, /readyz and a page for people, on a thread of its own.
+"""The engine's HTTP side: /metrics, /healthz, /readyz, /v1 and pages for people, on a thread of its own.
 
-It only reads what the metrics hold; it can slow nothing down and change nothing. starlette and uvicorn are
-imported when it starts, so that a run without HTTP does not pay for them.
+It reads what the metrics hold, and asks the engine by mail (`questions.py`); it can change nothing. starlette and
+uvicorn are imported when it starts, so that a run without HTTP does not pay for them. No request is ever logged:
+paths hold user ids.
 """
 
 from __future__ import annotations
 
 import errno
-import html
+import logging
 import socket
 import threading
+import traceback
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
+
+import orjson
 
 from ..config import Http
 from ..ports import ConfigError
+from . import page
+from .api import Api, Asked, Problem, document, parts_of
 
 if TYPE_CHECKING:
     import uvicorn
     from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
 
     from .metrics import Metrics
 
+log = logging.getLogger("shoal")
+
 CONNECTIONS_MAX = 64
 """Connections at one time; beyond it uvicorn answers 503."""
-SEGMENTS_SHOWN_MAX = 64
 STOP_TIMEOUT_S = 5.0
 
 _HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'none'",
 }
-_STYLE = "body{font:16px/1.5 sans-serif;margin:2em}td,th{padding:0 1em 0 0;text-align:left}"
 
 
 class Server:
@@ -51,8 +63,8 @@ class Server:
         self._listener.close()
 
 
-def start(config: Http, metrics: Metrics) -> Server:
-    """Serve `metrics` in the background, at `http.port`; connections are accepted when this returns.
+def start(config: Http, metrics: Metrics, asked: Asked | None = None) -> Server:
+    """Serve `metrics`, and what `asked` answers, at `http.port`; connections are accepted when this returns.
 
     In the configuration port 0 means "off": whoever starts an engine does not call this then. Here it takes
     any free port. Raises ConfigError when the address cannot be had.
@@ -61,9 +73,11 @@ def start(config: Http, metrics: Metrics) -> Server:
 
     listener = _listen(config.host, config.port)
     metrics.health.limits = config
+    # Even where somebody gives it a handler, which would switch it on again: paths hold user ids.
+    logging.getLogger("uvicorn.access").disabled = True
     server = uvicorn.Server(
         uvicorn.Config(
-            application(metrics),
+            application(metrics, config, asked),
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -90,62 +104,134 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def application(metrics: Metrics) -> Starlette:
+def application(metrics: Metrics, config: Http | None = None, asked: Asked | None = None) -> Starlette:
     """The routes, as an ASGI application that a test can call without a socket."""
-    from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
     from starlette.applications import Starlette
-    from starlette.requests import Request
-    from starlette.responses import HTMLResponse, PlainTextResponse, Response
     from starlette.routing import Route
 
-    async def show_metrics(request: Request) -> Response:
-        return Response(metrics.render(), headers={**_HEADERS, "Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
-
-    async def show_health(request: Request) -> Response:
-        verdict = metrics.health.alive()
-        return PlainTextResponse(verdict.text + "\n", 200 if verdict.ok else 503, _HEADERS)
-
-    async def show_ready(request: Request) -> Response:
-        verdict = metrics.health.ready()
-        return PlainTextResponse(verdict.text + "\n", 200 if verdict.ok else 503, _HEADERS)
-
-    async def show_page(request: Request) -> Response:
-        return HTMLResponse(page(metrics), headers=_HEADERS)
-
+    if asked is None:
+        asked = Asked()
+        asked.questions.close()  # nobody would ever look into it
+    api = Api(config or Http(), metrics, asked)
     return Starlette(
         routes=[
-            Route("/", show_page),
-            Route("/metrics", show_metrics),
-            Route("/healthz", show_health),
-            Route("/readyz", show_ready),
-        ]
-    )
+            Route("/metrics", _metrics(metrics)),
+            Route("/healthz", _verdict(metrics.health.alive)),
+            Route("/readyz", _verdict(metrics.health.ready)),
+            Route("/v1/users/{rest:path}", _json(lambda r: _user(api, r))),
+            Route("/v1/segments", _json(lambda r: api.segments())),
+            Route("/v1/segments/{segment_id:int}", _json(lambda r: api.segment(r.path_params["segment_id"]))),
+            Route("/v1/features", _json(lambda r: api.features())),
+            Route("/v1/lineage", _json(lambda r: _soon(api.lineage))),
+            Route("/v1/quality", _json(lambda r: _soon(api.quality))),
+            Route("/v1/{name}", _json(lambda r: _soon(document, r.path_params["name"]))),
+            Route("/", _html(lambda r: page.front(api))),
+            Route("/users", _html(lambda r: _user_page(api, r))),
+            Route("/segments/{segment_id:int}", _html(lambda r: page.segment(api, r.path_params["segment_id"]))),
+        ],
+        exception_handlers={404: _refused, 405: _refused, 500: _refused},
+    )  # fmt: skip
 
 
-def page(metrics: Metrics) -> str:
-    """What a person who opens the address sees. Every value is escaped."""
-    status, health = metrics.status, metrics.health
-    facts = [
-        ("phase", health.phase.value),
-        ("health", health.alive().text),
-        ("readiness", health.ready().text),
-        ("step", status.step),
-        ("users", status.users),
-        ("segments", len(status.sizes or {})),
-    ]
-    sizes = sorted((status.sizes or {}).items(), key=lambda item: (-item[1], item[0]))
-    segments = _table(sizes[:SEGMENTS_SHOWN_MAX], ("segment", "users"))
-    links = "".join(f'<li><a href="{path}">{path}</a></li>' for path in ("/metrics", "/healthz", "/readyz"))
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Shoal</title>'
-        f"<style>{_STYLE}</style></head><body><h1>Shoal</h1>{_table(facts)}"
-        f"<h2>Segments</h2>{segments}<ul>{links}</ul></body></html>"
-    )
+Handler = Callable[["Request"], Awaitable["Response"]]
 
 
-def _table(rows: list[tuple[str, Any]] | list[tuple[str, int]], head: tuple[str, ...] = ()) -> str:
-    lines = ["<tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in head) + "</tr>"] if head else []
-    lines += [
-        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
-    ]
-    return f"<table>{''.join(lines)}</table>"
+def _metrics(metrics: Metrics) -> Handler:
+    from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
+    from starlette.responses import Response
+
+    async def show(request: Request) -> Response:
+        return Response(metrics.render(), headers={**_HEADERS, "Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+
+    return show
+
+
+def _verdict(ask: Callable[[], Any]) -> Handler:
+    from starlette.responses import PlainTextResponse
+
+    async def show(request: Request) -> Response:
+        verdict = ask()
+        return PlainTextResponse(verdict.text + "\n", 200 if verdict.ok else 503, _HEADERS)
+
+    return show
+
+
+def _json(answer: Callable[[Request], Awaitable[Any]]) -> Handler:
+    """The answer as JSON; a problem as RFC 9457 says."""
+    from starlette.responses import Response
+
+    async def show(request: Request) -> Response:
+        try:
+            value = await _guarded(answer(request))
+        except Problem as problem:
+            return _told(problem)
+        body = value if isinstance(value, bytes) else orjson.dumps(value)
+        return Response(body, headers={**_HEADERS, "Content-Type": "application/json"})
+
+    return show
+
+
+def _html(answer: Callable[[Request], Awaitable[str]]) -> Handler:
+    from starlette.responses import HTMLResponse
+
+    async def show(request: Request) -> Response:
+        try:
+            return HTMLResponse(await _guarded(answer(request)), headers=_HEADERS)
+        except Problem as problem:
+            return HTMLResponse(page.problem(problem), problem.status, {**_HEADERS, **_later(problem)})
+
+    return show
+
+
+async def _guarded(answer: Awaitable[Any]) -> Any:
+    """A fault of ours is a problem too. What it says is left out of the log: it may name a user."""
+    try:
+        return await answer
+    except Problem:
+        raise
+    except Exception as error:  # the server goes on; the engine never saw it
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        log.error("a question was not answered: %s at %s:%s", type(error).__name__, frame.name, frame.lineno)
+        raise Problem(500, "fault", "a fault of Shoal's own; its log says where") from None
+
+
+async def _user(api: Api, request: Request) -> Any:
+    """/v1/users/{id} and /v1/users/{id}/why; what the id holds is percent-encoded, slashes too."""
+    api.must_serve_users(request.headers.get("host", ""))
+    match parts_of(request)[3:]:
+        case [key] if key:
+            return await api.user(key)
+        case [key, "why"] if key:
+            return await api.why(key)
+    raise Problem(404, "no_such_resource", "wanted /v1/users/ID or /v1/users/ID/why; a slash in an ID is %2F")
+
+
+async def _user_page(api: Api, request: Request) -> str:
+    api.must_serve_users(request.headers.get("host", ""))
+    return await page.user(api, request.query_params.get("id", "").strip())
+
+
+async def _soon(answer: Callable[..., Any], *arguments: Any) -> Any:
+    """What needs no waiting."""
+    return answer(*arguments)
+
+
+def _told(problem: Problem) -> Response:
+    from starlette.responses import Response
+
+    headers = {**_HEADERS, **_later(problem), "Content-Type": "application/problem+json"}
+    return Response(problem.body(), problem.status, headers)
+
+
+def _later(problem: Problem) -> dict[str, str]:
+    return {} if problem.retry_after_s is None else {"Retry-After": str(problem.retry_after_s)}
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """What starlette refuses, and a fault of our own: no traceback, no path, since that may hold a user id."""
+    status = getattr(error, "status_code", 500)
+    codes = {404: "no_such_resource", 405: "method_not_allowed"}
+    details = {404: "nothing is served at this path", 405: "everything here can be read, and nothing changed"}
+    answer = _told(Problem(status, codes.get(status, "fault"), details.get(status, "a fault of Shoal's own")))
+    answer.headers.update(getattr(error, "headers", None) or {})
+    return answer

@@ -21,10 +21,11 @@ from .blocks import (
     lane_offset,
     lane_width,
     sets_of,
+    size_of,
     stamps_of,
     totals_of,
 )  # fmt: skip
-from .memory import load16, load32, load64, lowest, ones, store_float, wipe
+from .memory import load16, load32, load64, lowest, move, ones, store_float, wipe
 from .slabs import find
 from .stamps import SECOND_MAX
 from .tallies import catch_up, expect
@@ -47,6 +48,22 @@ def fill_rows(slabs, grid, estimate, slots, out, due_ms):  # type: ignore[no-unt
         if block:
             due_ms[slots[i]] = catch_up(block, grid)
             _fill(block, grid.starts_s, estimate, row, parts)
+        _shares(parts, row + 4 * columns)
+
+
+@njit(cache=True)
+def look_rows(slabs, grid, estimate, slots, work, out):  # type: ignore[no-untyped-def]
+    """The same columns from copies of the blocks: nothing leaves, nobody is less due. `work` holds any one block."""
+    h, here, parts = len(grid.tiles), np.int64(work.ctypes.data), np.empty(LANES - PART)
+    columns = h * _PER_HORIZON
+    for i in range(len(slots)):
+        block, row = find(slabs, slots[i]), np.int64(out.ctypes.data) + i * out.strides[0]
+        wipe(row, 4 * columns)
+        parts[:] = 0
+        if block:
+            move(here, block, size_of(block, h))
+            catch_up(here, grid)
+            _fill(here, grid.starts_s, estimate, row, parts)
         _shares(parts, row + 4 * columns)
 
 
