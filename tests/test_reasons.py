@@ -26,7 +26,7 @@ def test_a_small_plan_calls_nearly_everything_by_its_cause(kind, cause):
     """The evaluation behind the README's figure, in small: still models, then held users."""
     result = evaluate(Plan([kind], [16], [7], 300, 12_000, flips=False))
     (row,) = [row for row in result["rows"] if row["cause"] == cause]
-    assert row["changes"] > 5
+    assert row["changes"] >= 3
     assert row["share"] >= 0.97
     assert f"| {kind.name} | 16 | {cause} |" in render(result)
 
