@@ -46,7 +46,7 @@ from .membership import Membership, Moves
 from .ports import Publisher, Segmenter
 from .segment_values import lineage_value, profile_value
 from .users import Users
-from .values import Otherwise, Told, causes, change_values, member_value, rfc3339, user_key
+from .values import Otherwise, Told, Value, causes, change_values, member_value, rfc3339, user_key
 
 Headers = tuple[tuple[str, bytes], ...]
 REJECT_BYTES_MAX = 3 << 20
@@ -198,18 +198,20 @@ class Narrator:
 
     def _catalog_records(self) -> Iterator[OutRecord]:
         """Tombstones of the segments that were given up, then the profiles of those there are."""
-        p = self._pipeline
         headers = self._headers("catalog", "/catalog")
         values: list[tuple[int, bytes | None]] = [(segment_id, None) for segment_id in self._given_up]
         for profile in self._profiles:
-            shares = p.lifecycle.shares(profile.centre)
-            typical = self._pseudonyms(profile)
-            value = profile_value(profile, shares, typical, self._model(), p.clock.now_ms)
-            values.append((profile.segment_id, orjson.dumps(value)))
+            values.append((profile.segment_id, orjson.dumps(self.described(profile))))
         for segment_id, profiled in values:
             key = str(segment_id).encode()
             ce_id = ("ce_id", b"%b:%d" % (key, self._current.number))
             yield OutRecord(CATALOG, key, profiled, (ce_id, *headers))
+
+    def described(self, profile: Profile) -> Value:
+        """A profile as it is published. Reads only."""
+        p = self._pipeline
+        shares = p.lifecycle.shares(profile.centre)
+        return profile_value(profile, shares, self._pseudonyms(profile), self._model(), p.clock.now_ms)
 
     def _pseudonyms(self, profile: Profile) -> list[str]:
         """Names of a segment's exemplars for its profile."""

@@ -155,6 +155,10 @@ class Calibration:
         which, risk = bucket(events_seen, margin), prior(events_seen, margin, first, centres)
         self._bucket[slots], self._risk[slots] = which, risk
         self._placed[slots], self._aged[slots] = events_seen, 0
+        return self.score(which, risk)
+
+    def score(self, which: I64, risk: F64) -> F64:
+        """(n,) of placements in these buckets that run this risk by the prior. Reads only."""
         return np.exp(-np.clip(self.ratios()[which] * risk, _SURE, -np.log(_LEAST)))
 
     def ratios(self) -> F64:

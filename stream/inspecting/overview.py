@@ -10,7 +10,6 @@ import numpy as np
 from ..explain import rounded
 from ..naming import quantity
 from ..pipeline import Pipeline
-from ..segment_values import profile_value
 from .meanings import meaning, unit
 
 Value = dict[str, Any]
@@ -48,8 +47,7 @@ def _live(pipeline: Pipeline, sizes: Mapping[int, int]) -> list[int]:
 
 def _profile(pipeline: Pipeline, centre: int, sizes: Mapping[int, int]) -> Value:
     """As of now: means move with every step, sizes with every change; the catalog tells them now and then."""
-    model = {**pipeline.versions(), "config": pipeline.config_hash}
-    value = profile_value(pipeline.catalog.profile(centre), model, pipeline.clock.now_ms)
+    value = pipeline.narrator.described(pipeline.catalog.profile(centre, pipeline.membership.centre))
     segment_id = int(pipeline.membership.ids[centre])
     name = value["name"] or pipeline.catalog.names()[segment_id]
     share = _six(sizes[segment_id] / (sum(sizes.values()) or 1))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..confidence import PROVISIONAL_EVENTS, confidence
+from ..confidence import PROVISIONAL_EVENTS, bucket, margins, prior
 from ..events import F32, F64
 from ..explain import INTEREST, explain, rounded
 from ..pipeline import Pipeline
@@ -141,12 +141,15 @@ def _pending(pipeline: Pipeline, sight: Sight) -> Value | None:
 
 
 def _confidence(pipeline: Pipeline, sight: Sight) -> Value | None:
-    """As a change would publish it."""
+    """As a change would publish it, if the user had moved here now."""
     if sight.centre < 0:
         return None
-    found = confidence(sight.distances, np.array([sight.centre], np.int32))
-    margin, score = rounded(np.concatenate(found)).tolist()
-    seen = int(pipeline.users.events_seen[sight.slot])
+    margin = margins(sight.distances, np.array([sight.centre], np.int32))  # (1,)
+    events = pipeline.users.events_seen[[sight.slot]].astype(np.int64)  # (1,)
+    risk = prior(events, margin, np.zeros(1, np.bool_), int((pipeline.membership.ids > 0).sum()))
+    score = pipeline.membership.calibration.score(bucket(events, margin), risk)
+    margin, score = rounded(np.concatenate([margin, score])).tolist()
+    seen = int(events[0])
     return {
         "score": score,
         "margin": margin,
