@@ -41,6 +41,7 @@ from .events import (
 from .lineage import Lineage
 from .membership import Membership, Moves
 from .ports import Publisher, Segmenter
+from .privacy.pseudonyms import Pseudonyms, without_values
 from .segment_values import lineage_value, profile_value
 from .users import Users
 from .values import Told, causes, change_values, member_value, rfc3339
@@ -51,12 +52,14 @@ REJECT_BYTES_MAX = 3 << 20
 get past it."""
 _REJECT_KEY_BYTES_MAX = 1 << 16  # a longer key is left out
 _JSON = ("content-type", b"application/json")
+_WITHHELD = (("withheld", b"privacy"),)
 
 
 class Speaker(Protocol):
     """What the narrator reads of the pipeline it speaks for."""
 
     config_hash: str
+    pseudonyms: Pseudonyms | None
     clock: Clock
     users: Users
     membership: Membership
@@ -192,16 +195,22 @@ class Narrator:
             yield OutRecord(MEMBERS, key, value, (ce_id, *member, *passed))
 
     def _reject_records(self) -> Iterator[OutRecord]:
-        """The original bytes, with the reason in the headers."""
+        """The original bytes, with the reason in the headers; withheld where user ids must not leave."""
         records = self._current.records
+        withheld = self._pipeline.pseudonyms is not None
         for reject in self._rejects:
             row = reject.row
-            key, value, cut = _bounded(records.keys[row], records.values[row])
+            if withheld:
+                key, value, detail = None, None, without_values(reject)
+            else:
+                key, value, cut = _bounded(records.keys[row], records.values[row])
+                detail = reject.detail + cut
             headers = (
                 ("reason", reject.reason.value.encode()),
-                ("detail", (reject.detail + cut).encode()),
+                ("detail", detail.encode()),
                 ("partition", str(int(records.partitions[row])).encode()),
                 ("offset", str(int(records.offsets[row])).encode()),
+                *(_WITHHELD if withheld else ()),
                 *_traceparent(records.traceparents.get(row)),
             )
             yield OutRecord(REJECTED, key, value, headers)

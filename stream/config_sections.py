@@ -145,6 +145,19 @@ class Membership(Frozen, frozen=True):
     catalog_every_rows: Annotated[int, _d("learned rows between two catalog updates", ge=1)] = 50_000
 
 
+class Privacy(Frozen, frozen=True):
+    user_key_file: Annotated[
+        str,
+        _d(
+            "file with a secret key of 32 or more random bytes: users leave the process as pseudonyms only; "
+            "or SHOAL_PRIVACY_USER_KEY in the environment"
+        ),
+    ] = ""
+    user_key_version: Annotated[
+        int, _d("number of that key, part of each pseudonym: raise it with every new key", ge=1, le=9999)
+    ] = 1
+
+
 class Engine(Frozen, frozen=True):
     step_records_max: Annotated[int, _d("records in one step at most", ge=1, le=1_000_000)] = 8192
     step_bytes_max: Annotated[int, _d("output bytes in flight per step at most", ge=1 << 16)] = 64 << 20

@@ -128,7 +128,7 @@ class Opening:
             as_of_ms=None,
             closing=False,
             config_hash=self._pipeline.config_hash,
-            versions=self._pipeline.versions(),
+            versions=self._pipeline.recorded_versions(),
             watermark_ms=last.watermark_ms,
             counts=Counts(),
             next_segment_id=last.next_segment_id,

@@ -25,6 +25,7 @@ from .events import F32, I32, Counts, Events, Manifest, Output, Reject, Scored, 
 from .features import Features
 from .membership import Membership, Moves
 from .ports import Probe, Publication, Publisher, Segmenter, State, no_probe
+from .privacy.pseudonyms import Pseudonyms
 from .quality import davies_bouldin, silhouette
 from .users import Users
 from .warmup import Warmup
@@ -45,9 +46,13 @@ class Pipeline:
         segmenter: Segmenter,
         probe: Probe = no_probe,
         salt: int = 0,
+        pseudonyms: Pseudonyms | None = None,
     ) -> None:
-        """`salt` goes into the hashes of users' names, see `Users`."""
+        """`salt` goes into the hashes of users' names, see `Users`; without `pseudonyms` names stay as they are."""
+        self.pseudonyms = pseudonyms
         self.config_hash = config.pure_hash()
+        if pseudonyms is not None:
+            self.config_hash = pseudonyms.config_hash(self.config_hash)
         self.probe = probe
         self.decoder = Decoder(config.input)
         self.clock = Clock(config.time)
@@ -68,6 +73,8 @@ class Pipeline:
         self.narrator.begin(step)
         with self.probe("decode"):
             decoded, rejects = self.decoder.decode(step.records)
+            if self.pseudonyms is not None:  # nothing from here on sees a user id
+                decoded = self.pseudonyms.events(decoded)
         with self.probe("admit"):
             partitions = step.records.partitions[decoded.row]
             undated = len(step.records) > 0 and not len(decoded)
@@ -187,7 +194,7 @@ class Pipeline:
             as_of_ms=step.as_of_ms,
             closing=step.closing,
             config_hash=self.config_hash,
-            versions=self.versions(),
+            versions=self.recorded_versions(),
             watermark_ms=self.clock.watermark_ms,
             counts=counts,
             next_segment_id=self.membership.identities.next_id,
@@ -229,6 +236,10 @@ class Pipeline:
             "encoder": self.publisher.version,
             "segmenter": self.segmenter.version,
         }
+
+    def recorded_versions(self) -> dict[str, str | int]:
+        """For the manifest: with the key of the pseudonyms, where there is one."""
+        return self.versions() | ({} if self.pseudonyms is None else dict(self.pseudonyms.versions()))
 
     def _gauges(self, moves: Moves, publication: Publication | None) -> dict[str, object]:
         return {

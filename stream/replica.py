@@ -118,17 +118,30 @@ class Replica:
                 f"{self.source.mark or 'none'}): the topic was created again, or re-partitioned. Restore it, "
                 f"or {start_over(last.epoch)}"
             )
+        self._check_user_key(last)
         if last.config_hash != self.pipeline.config_hash:
             raise StateMismatch(
                 f"step {last.step} was made with configuration {last.config_hash}, this process has "
-                f"{self.pipeline.config_hash}: [input] to [membership] must not change under recorded steps. "
-                f"Restore the old values, or {start_over(last.epoch)}"
+                f"{self.pipeline.config_hash}: [input] to [membership] and [privacy] must not change under "
+                f"recorded steps. Restore the old values, or {start_over(last.epoch)}"
             )
         recorded, ours = last.versions["features"], self.pipeline.features.version
         if recorded != ours:
             raise StateMismatch(
                 f"step {last.step} was made with features {recorded}, this process builds {ours}: run the "
                 f"version of shoal that wrote it, or {start_over(last.epoch)}"
+            )
+
+    def _check_user_key(self, last: Manifest) -> None:
+        """Users have other names under another key. Raises StateMismatch."""
+        recorded, ours = (
+            versions.get("user_key") for versions in (last.versions, self.pipeline.recorded_versions())
+        )
+        if recorded != ours:
+            raise StateMismatch(
+                f"step {last.step} was made with {_user_key(recorded)}, this process has {_user_key(ours)} (version "
+                f"and fingerprint): give it the key and version of then (privacy.user_key_file, "
+                f"privacy.user_key_version), or, for other pseudonyms from here on, {start_over(last.epoch)}"
             )
 
     def advance(self, output: Output) -> None:
@@ -189,6 +202,10 @@ class Replica:
             "positions": {str(p): offset for p, offset in self.positions.items()},
             "counts": {name: getattr(self.counts, name) for name in Counts.__dataclass_fields__},
         }
+
+
+def _user_key(fingerprint: object) -> str:
+    return f"user key {fingerprint}" if fingerprint else "no user key"
 
 
 def replay(pipeline: Pipeline, source: Source, manifest: Manifest) -> Output:
