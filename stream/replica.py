@@ -118,7 +118,7 @@ class Replica:
                 f"{self.source.mark or 'none'}): the topic was created again, or re-partitioned. Restore it, "
                 f"or {start_over(last.epoch)}"
             )
-        self._check_user_key(last)
+        check_user_key(last, self.pipeline)
         if last.config_hash != self.pipeline.config_hash:
             raise StateMismatch(
                 f"step {last.step} was made with configuration {last.config_hash}, this process has "
@@ -130,18 +130,6 @@ class Replica:
             raise StateMismatch(
                 f"step {last.step} was made with features {recorded}, this process builds {ours}: run the "
                 f"version of shoal that wrote it, or {start_over(last.epoch)}"
-            )
-
-    def _check_user_key(self, last: Manifest) -> None:
-        """Users have other names under another key. Raises StateMismatch."""
-        recorded, ours = (
-            versions.get("user_key") for versions in (last.versions, self.pipeline.recorded_versions())
-        )
-        if recorded != ours:
-            raise StateMismatch(
-                f"step {last.step} was made with {_user_key(recorded)}, this process has {_user_key(ours)} (version "
-                f"and fingerprint): give it the key and version of then (privacy.user_key_file, "
-                f"privacy.user_key_version), or, for other pseudonyms from here on, {start_over(last.epoch)}"
             )
 
     def advance(self, output: Output) -> None:
@@ -204,8 +192,20 @@ class Replica:
         }
 
 
-def _user_key(fingerprint: object) -> str:
-    return f"user key {fingerprint}" if fingerprint else "no user key"
+def check_user_key(last: Manifest, pipeline: Pipeline) -> None:
+    """Users have other names under another key. Raises StateMismatch."""
+    recorded, ours = (
+        f"user key {versions['user_key']} (version and fingerprint)"
+        if "user_key" in versions
+        else "no user key"
+        for versions in (last.versions, pipeline.recorded_versions())
+    )
+    if recorded != ours:
+        raise StateMismatch(
+            f"step {last.step} was made with {recorded}, this process has {ours}: give it the key and the version "
+            f"of then (privacy.user_key_file, privacy.user_key_version), or, for other pseudonyms from here on, "
+            f"{start_over(last.epoch)}"
+        )
 
 
 def replay(pipeline: Pipeline, source: Source, manifest: Manifest) -> Output:

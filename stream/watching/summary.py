@@ -91,7 +91,8 @@ def segments_of(pipeline: Pipeline, truth: Sequence[Span]) -> dict[str, int]:
     """user id -> present segment, for those users of the truth who are in one."""
     found: dict[str, int] = {}
     for span in truth:
-        slot = pipeline.users.slot(("\x00" if span.anonymous else "") + span.user_id)
+        name = ("\x00" if span.anonymous else "") + span.user_id
+        slot = pipeline.users.slot(name if pipeline.pseudonyms is None else pipeline.pseudonyms.name(name))
         segment = 0 if slot is None else int(pipeline.membership.segment[slot])
         if segment:
             found[span.user_id] = segment
