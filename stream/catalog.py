@@ -83,6 +83,7 @@ class Catalog:
         self._rows: F64 = np.zeros(k)  # behind the means, fading like them
         self.labels = Labels(k, config.catalog_every_rows)
         self.segment_names = [""] * k  # by centre; "" before the first refresh, and where there is no segment
+        self.hidden: frozenset[int] = frozenset()  # segment ids whose names and means are not for people
         self._former: dict[int, str] = {}  # segment id -> its last name, once it was given up
         self._young: Bool = np.zeros(k, np.bool_)  # (k,) centres whose segment has few members' rows yet
         self._reasons = [""] * k  # what each name says, as "+purchase" or "-money" or "=label", by "\n"
@@ -121,7 +122,8 @@ class Catalog:
     def names(self) -> Names:
         """Segment id -> name, as of the last refresh; those given up lately have their last one."""
         pairs = zip(self._ids.tolist(), self.segment_names, strict=True)
-        return Names(self._former | {segment_id: name for segment_id, name in pairs if segment_id})
+        known = self._former | {segment_id: name for segment_id, name in pairs if segment_id}
+        return Names({i: name for i, name in known.items() if i not in self.hidden} if self.hidden else known)
 
     def learn(self, centre_by_slot: I32, slots: I32, events: Events, scored: Scored) -> None:
         """Learn the scored rows by the segment their users are in, and the labels of their events.

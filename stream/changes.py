@@ -42,6 +42,8 @@ from .lineage import Lineage
 from .membership import Membership, Moves
 from .ports import Publisher, Segmenter
 from .privacy.pseudonyms import Pseudonyms, without_values
+from .privacy.published import fact as published_fact
+from .privacy.published import nameless, profiles
 from .segment_values import lineage_value, profile_value
 from .users import Users
 from .values import Told, causes, change_values, member_value, rfc3339
@@ -88,6 +90,9 @@ class Narrator:
         self._lineage: list[tuple[Lineage, str | None]] = []  # with the name before
         self._profiles: list[Profile] = []
         self._given_up: list[int] = []  # segment ids
+        self._unpublished: frozenset[int] = (
+            frozenset()
+        )  # ids that ended in this step and nobody was ever told
         self._told: list[Told] = []
         self._rejects: Sequence[Reject] = ()
         self._reasons: dict[str, int] = dict.fromkeys(KINDS, 0)
@@ -106,7 +111,20 @@ class Narrator:
     def intervened(self, lineage: Sequence[Lineage]) -> None:
         """Segments that ended and began because the model was rearranged."""
         self.born(lineage)
-        self._given_up += [old for fact in lineage for old, _ in fact.remap]
+        ended = [old for fact in lineage for old, _ in fact.remap]
+        if (floor := self._pipeline.membership.floor) is not None:  # as of the last step still
+            self._unpublished = frozenset(ended) - set(floor.public.tolist())
+        self._given_up += [old for old in ended if old not in self._unpublished]
+
+    def folded(self, lineage: Sequence[Lineage]) -> None:
+        """Segments that are published as part of another one from here on, or by themselves again."""
+        self.born(lineage)
+        self._given_up += [
+            fact.remap[0][0] if fact.remap else fact.segment_id for fact in lineage if fact.kind == "fold"
+        ]
+        p = self._pipeline
+        if p.membership.floor is not None:
+            p.catalog.hidden = nameless(p.membership.floor, p.membership.ids) | self._unpublished
 
     def moved(self, moves: Moves, scored: Scored, events: Events, slots: I32) -> None:
         """Changes as decided, before anything is learned. `slots` (n,) are the users of the events."""
@@ -121,10 +139,12 @@ class Narrator:
         if not p.membership.ids.any() or not (force or p.catalog.due):
             return
         before = list(p.catalog.segment_names)  # "" where a segment has just begun
-        self._profiles = p.catalog.refresh(p.membership.ids, p.membership.counts())
+        self._profiles = p.catalog.refresh(p.membership.ids, p.membership.published())
+        if p.membership.floor is not None:
+            self._profiles = profiles(p.membership.floor, self._profiles, p.catalog.hidden)
         for profile in self._profiles:
             was = before[profile.centre]
-            if was and was != profile.name:
+            if was and was != profile.name and profile.segment_id not in p.catalog.hidden:
                 self._lineage.append(
                     (p.membership.identities.renamed(profile.segment_id, p.clock.now_ms), was)
                 )
@@ -164,10 +184,19 @@ class Narrator:
     def _lineage_records(self) -> Iterator[OutRecord]:
         headers = self._headers("lineage", "/lineage")
         names = self._pipeline.catalog.names()
-        for fact, was in self._lineage:
+        for one, was in self._lineage:
+            fact = self._as_published(one)
             key = str(fact.lineage_id).encode()
             value = orjson.dumps(lineage_value(fact, names[fact.segment_id], was))
             yield OutRecord(LINEAGE, key, value, (("ce_id", key), *headers))
+
+    def _as_published(self, one: Lineage) -> Lineage:
+        m = self._pipeline.membership
+        if m.floor is None:
+            return one
+        return published_fact(
+            one, dict(zip(m.ids.tolist(), m.public.tolist(), strict=True)), self._unpublished
+        )
 
     def _catalog_records(self) -> Iterator[OutRecord]:
         """Tombstones of the segments that were given up, then the profiles of those there are."""

@@ -156,6 +156,14 @@ class Privacy(Frozen, frozen=True):
     user_key_version: Annotated[
         int, _d("number of that key, part of each pseudonym: raise it with every new key", ge=1, le=9999)
     ] = 1
+    floor_members: Annotated[
+        int,
+        _d("a segment with fewer users is published as part of another one; 0: no floor", ge=0, le=1000),
+    ] = 0
+    floor_release: Annotated[
+        float,
+        _d("how far above the floor it must be to be published by itself again, as a share", ge=0, le=10),
+    ] = 0.25
 
 
 class Engine(Frozen, frozen=True):

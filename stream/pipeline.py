@@ -21,10 +21,11 @@ from .changes import Narrator
 from .clock import Clock
 from .config import Config
 from .digest import Chain, output_hash
-from .events import F32, I32, Counts, Events, Manifest, Output, Reject, Scored, Step
+from .events import F32, I32, I64, Counts, Events, Manifest, Output, Reject, Scored, Step
 from .features import Features
 from .membership import Membership, Moves
 from .ports import Probe, Publication, Publisher, Segmenter, State, no_probe
+from .privacy import nearest
 from .privacy.pseudonyms import Pseudonyms
 from .quality import davies_bouldin, silhouette
 from .users import Users
@@ -62,7 +63,9 @@ class Pipeline:
         self.warmup = Warmup(config.segmenter)
         self.publisher = publisher
         self.segmenter = segmenter
-        self.membership = Membership(config.membership, config.features.users_max, segmenter.k)
+        self.membership = Membership(
+            config.membership, config.features.users_max, segmenter.k, config.privacy
+        )
         self.attribution = Attribution(config.features.users_max, publisher.d_out)
         self.catalog = Catalog(config.membership, segmenter.k, self.features.names)
         self.narrator = Narrator(self)
@@ -93,13 +96,13 @@ class Pipeline:
         with self.probe("score"):
             intervened = (len(step.records) > 0 or step.closing) and self._tend()
             scored = self._score(touched, raw, everybody=started or step.closing)  # (m, ...)
-            moves = self._decide(scored, step)
+            scored, moves, refolded = self._decide(scored, step)
             self.narrator.moved(moves, scored, events, slots)
         with self.probe("learn"):
             publication = self._learn(scored)
             self.catalog.learn(self.membership.centre, slots, events, scored)
         with self.probe("changes"):
-            self.narrator.profiles(force=started or intervened or step.closing)
+            self.narrator.profiles(force=started or intervened or refolded or step.closing)
             self.narrator.rejected(rejects)
             counts = count(step, decoded, admitted, rejects)
             return self._sign(step, counts, touched, raw, scored, moves, publication)
@@ -146,16 +149,33 @@ class Pipeline:
         silent = self.users.silent(touched, self.features, self.clock.now_ms, everybody)
         untold = np.setdiff1d(self.membership.unsettled(UNTOLD_MAX), touched)
         silent = np.union1d(silent, untold)
-        raw = np.concatenate([raw, self.features.rows(silent, self.users, self.clock.now_ms)])  # (m, d)
+        raw = np.concatenate([raw, self._raw(silent)])  # (m, d)
+        return self._scored(np.concatenate([touched, silent]), len(touched), raw)
+
+    def _raw(self, slots: I32) -> F32:
+        return self.features.rows(slots, self.users, self.clock.now_ms)
+
+    def _scored(self, slots: I32, touched: int, raw: F32) -> Scored:
         x = self.features.scale(raw)  # (m, d)
         z = self.publisher.encode(x)  # (m, d) -> (m, e)
         nearest, distances = self.segmenter.score(z)  # (m,), (m, k)
-        return Scored(np.concatenate([touched, silent]), len(touched), raw, x, z, nearest, distances)
+        return Scored(slots, touched, raw, x, z, nearest, distances)
 
-    def _decide(self, scored: Scored, step: Step) -> Moves:
-        return self.membership.decide(
-            scored, self.users.events_seen[scored.slots].astype(np.int64), self.clock.now_ms, step.number
-        )
+    def _decide(self, scored: Scored, step: Step) -> tuple[Scored, Moves, bool]:
+        """Who is where from now on, and what people are told; whoever must be told with them is scored too."""
+        m, now_ms = self.membership, self.clock.now_ms
+        target = m.place(scored, now_ms)  # (m,)
+        facts, summoned = m.refold(scored.slots, target, now_ms, self._fold)
+        self.narrator.folded(facts)
+        if len(summoned):
+            target = np.concatenate([target, m.centre[summoned]])
+            scored = scored.and_also(self._scored(summoned, 0, self._raw(summoned)))
+        seen = self.users.events_seen[scored.slots].astype(np.int64)
+        return scored, m.tell(scored, target, seen, now_ms, step.number), bool(facts)
+
+    def _fold(self, sizes: I64, floor: int) -> I32:
+        """(k,) which segment each is published as, so that each group has `floor` of these users (k,)."""
+        return nearest.fold(self.segmenter.centres, self.membership.ids, sizes, floor)
 
     def _learn(self, scored: Scored) -> Publication | None:
         """After scoring, never before: touched users only, once each, in slot order."""
@@ -183,7 +203,7 @@ class Pipeline:
         state_hash = chain.link(
             touched, raw, scored.slots, scored.x, scored.z, moves.slot, moves.after,
             self.segmenter.fingerprint(), self.features.fingerprint(), self.publisher.fingerprint(),
-            str(self.clock.now_ms).encode(),
+            str(self.clock.now_ms).encode(), *self.membership.fingerprint(),
         )  # fmt: skip
         manifest = Manifest(
             step=step.number,

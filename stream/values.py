@@ -106,7 +106,7 @@ def change_values(told: Told, records: Records, catalog: Catalog, decided_ms: in
             "to": target,
             "reason": reason,
             "confidence": None if transition == LEFT else confidence,
-            "explanation": None if transition == REMAPPED else explanation,
+            "explanation": None if transition in (REMAPPED, LEFT) else explanation,
             "model": told.model,
             "position": position,
             "times": {"event_time": event_time, "decided_time": decided_ms},
@@ -162,8 +162,9 @@ def _explanations(told: Told, catalog: Catalog) -> Iterator[Value | None]:
         catalog, scored.raw[moves.row], scored.x[moves.row], moves.centre_before, moves.centre_after
     )
     names = (*catalog.features, INTEREST)
+    silent = np.isin(moves.after, list(catalog.hidden))
     shown = np.where(catalog.interest[found.column], len(catalog.features), found.column)
-    for row in _rows(shown, *map(rounded, found.numbers())):
+    for hides, *row in _rows(silent, shown, *map(rounded, found.numbers())):
         yield {
             "features": [
                 {
@@ -174,7 +175,7 @@ def _explanations(told: Told, catalog: Catalog) -> Iterator[Value | None]:
                     "contribution": contribution,
                 }
                 for feature, user, segment, population, contribution in zip(*row, strict=True)
-                if contribution > 0
+                if contribution > 0 and not hides
             ]
         }
 

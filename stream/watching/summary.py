@@ -104,7 +104,7 @@ def _segments(pipeline: Pipeline, sizes: Mapping[int, int]) -> list[Segment]:
     rows = []
     for centre in range(pipeline.membership.k):
         segment_id = int(pipeline.membership.ids[centre])
-        if segment_id:
+        if segment_id in sizes:  # not where it is folded into another one
             users, profile = sizes[segment_id], pipeline.catalog.profile(centre)
             traits = tuple(_traits(profile))
             tastes = tuple(f"{taste.label} ({taste.lift:.1f} x)" for taste in profile.takes_to)
