@@ -38,7 +38,8 @@ from .events import (
     Scored,
     Step,
 )
-from .lineage import Lineage
+from .lineage import FOLD, Lineage
+from .lineage import KINDS as FACTS
 from .membership import Membership, Moves
 from .ports import Publisher, Segmenter
 from .privacy.pseudonyms import Pseudonyms, without_values
@@ -120,7 +121,7 @@ class Narrator:
         """Segments that are published as part of another one from here on, or by themselves again."""
         self.born(lineage)
         self._given_up += [
-            fact.remap[0][0] if fact.remap else fact.segment_id for fact in lineage if fact.kind == "fold"
+            fact.remap[0][0] if fact.remap else fact.segment_id for fact in lineage if fact.kind == FOLD
         ]
         p = self._pipeline
         if p.membership.floor is not None:
@@ -166,8 +167,8 @@ class Narrator:
         return dict(self._reasons)
 
     def lineage_by_kind(self) -> dict[str, int]:
-        """How many facts of each kind this step had; those that occur."""
-        return dict(Counter(fact.kind for fact, _ in self._lineage))
+        """How many facts of each kind this step had; those that occur and are counted."""
+        return dict(Counter(fact.kind for fact, _ in self._lineage if fact.kind in FACTS))
 
     def _tell(self, moves: Moves, verdict: Verdict, scored: Scored | None, cause: I64, time_ms: I64) -> None:
         if len(moves):

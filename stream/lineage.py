@@ -18,12 +18,16 @@ import numpy as np
 from .events import I64, Bool
 from .ports import Intervention, State
 
-KINDS = ("birth", "split", "merge", "rename", "death", "fold", "unfold")
+KINDS = ("birth", "split", "merge", "rename", "death")
+FOLD, UNFOLD = (
+    "fold",
+    "unfold",
+)  # of the privacy floor: no segment came to be or ended, so they are not counted
 
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """What happened to a segment id: one of KINDS. `merge` names the survivor."""
+    """What happened to a segment id: one of KINDS, FOLD or UNFOLD. `merge` names the survivor."""
 
     lineage_id: int
     kind: str
@@ -53,12 +57,12 @@ class Identities:
     def folded(self, segment_id: int, into: int, now_ms: int) -> Lineage:
         """A segment is too small to be published: `into` stands for it; 0: nobody is published."""
         if not into:
-            return self._fact("fold", segment_id, now_ms)
-        return self._fact("fold", into, now_ms, (into, segment_id), ((segment_id, into),))
+            return self._fact(FOLD, segment_id, now_ms)
+        return self._fact(FOLD, into, now_ms, (into, segment_id), ((segment_id, into),))
 
     def unfolded(self, segment_id: int, out_of: int, now_ms: int) -> Lineage:
         """A segment is published by itself again; `out_of` stood for it until now, 0: none did."""
-        return self._fact("unfold", segment_id, now_ms, (out_of,) if out_of else ())
+        return self._fact(UNFOLD, segment_id, now_ms, (out_of,) if out_of else ())
 
     def intervened(self, one: Intervention, now_ms: int) -> tuple[Lineage, ...]:
         """What an intervention means for segments: a merge, a split, or one after the other."""
