@@ -24,6 +24,7 @@ import orjson
 from .attribution import KINDS, Attribution, Verdict
 from .catalog import Catalog, Profile
 from .clock import Clock
+from .digest import Chain
 from .events import (
     CATALOG,
     CHANGES,
@@ -42,10 +43,12 @@ from .lineage import FOLD, Lineage
 from .lineage import KINDS as FACTS
 from .membership import Membership, Moves
 from .ports import Publisher, Segmenter
+from .privacy.ledger import Ledger
+from .privacy.ledger import Told as Size
 from .privacy.pseudonyms import Pseudonyms, without_values
 from .privacy.published import fact as published_fact
 from .privacy.published import nameless, profiles
-from .segment_values import lineage_value, profile_value
+from .segment_values import lineage_value, noisy_value, profile_value
 from .users import Users
 from .values import Told, causes, change_values, member_value, rfc3339
 
@@ -63,6 +66,8 @@ class Speaker(Protocol):
 
     config_hash: str
     pseudonyms: Pseudonyms | None
+    ledger: Ledger | None
+    chain: Chain
     clock: Clock
     users: Users
     membership: Membership
@@ -90,6 +95,7 @@ class Narrator:
         self._step = step
         self._lineage: list[tuple[Lineage, str | None]] = []  # with the name before
         self._profiles: list[Profile] = []
+        self._sizes: dict[int, Size] = {}  # by segment id, where sizes are noisy
         self._given_up: list[int] = []  # segment ids
         self._unpublished: frozenset[int] = (
             frozenset()
@@ -143,6 +149,10 @@ class Narrator:
         self._profiles = p.catalog.refresh(p.membership.ids, p.membership.published())
         if p.membership.floor is not None:
             self._profiles = profiles(p.membership.floor, self._profiles, p.catalog.hidden)
+        if p.ledger is not None:
+            moment = f"{p.chain.manifest_hash}:{p.chain.epoch}:{self._current.number}".encode()
+            sizes = {profile.segment_id: profile.size for profile in self._profiles}
+            self._sizes = p.ledger.publish(sizes, p.clock.now_ms, moment)
         for profile in self._profiles:
             was = before[profile.centre]
             if was and was != profile.name and profile.segment_id not in p.catalog.hidden:
@@ -205,6 +215,8 @@ class Narrator:
         values: list[tuple[int, bytes | None]] = [(segment_id, None) for segment_id in self._given_up]
         for profile in self._profiles:
             value = profile_value(profile, self._model(), self._pipeline.clock.now_ms)
+            if (told := self._sizes.get(profile.segment_id)) is not None:
+                value |= noisy_value(told)
             values.append((profile.segment_id, orjson.dumps(value)))
         for segment_id, profiled in values:
             key = str(segment_id).encode()

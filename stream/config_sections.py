@@ -164,6 +164,13 @@ class Privacy(Frozen, frozen=True):
         float,
         _d("how far above the floor it must be to be published by itself again, as a share", ge=0, le=10),
     ] = 0.25
+    size_epsilon: Annotated[
+        float,
+        _d("differential privacy of one publication of sizes, in steps of 0.001; 0: true sizes", ge=0, le=10),
+    ] = 0.0
+    size_epsilon_per_day: Annotated[
+        float, _d("budget of a day of stream time; when it is spent, sizes are repeated", ge=0, le=1000)
+    ] = 1.0
 
 
 class Engine(Frozen, frozen=True):

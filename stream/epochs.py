@@ -28,6 +28,7 @@ from .manifest import encode_manifest
 from .membership import LEFT
 from .pipeline import Pipeline
 from .ports import Published
+from .privacy.ledger import SPENT
 from .segment_values import lineage_value
 from .values import INPUT_TOPIC
 
@@ -128,7 +129,8 @@ class Opening:
             as_of_ms=None,
             closing=False,
             config_hash=self._pipeline.config_hash,
-            versions=self._pipeline.recorded_versions(),
+            versions=self._pipeline.recorded_versions()
+            | {k: v for k, v in last.versions.items() if k == SPENT},
             watermark_ms=last.watermark_ms,
             counts=Counts(),
             next_segment_id=last.next_segment_id,

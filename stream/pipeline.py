@@ -26,6 +26,7 @@ from .features import Features
 from .membership import Membership, Moves
 from .ports import Probe, Publication, Publisher, Segmenter, State, no_probe
 from .privacy import nearest
+from .privacy.ledger import SPENT, ledger
 from .privacy.pseudonyms import Pseudonyms
 from .quality import davies_bouldin, silhouette
 from .users import Users
@@ -54,6 +55,7 @@ class Pipeline:
         self.config_hash = config.pure_hash()
         if pseudonyms is not None:
             self.config_hash = pseudonyms.config_hash(self.config_hash)
+        self.ledger = ledger(config.privacy, pseudonyms)
         self.probe = probe
         self.decoder = Decoder(config.input)
         self.clock = Clock(config.time)
@@ -230,6 +232,8 @@ class Pipeline:
         """Go on after a step that begins an epoch: fresh in everything but what must never repeat."""
         self.membership.identities.next_id = opening.next_segment_id
         self.membership.identities.next_lineage_id = opening.next_lineage_id
+        if self.ledger is not None:
+            self.ledger.resume(opening.versions.get(SPENT, self.ledger.recorded))
         self.chain.follow(opening)
 
     # --- what others may ask -----------------------------------------------------------------------------
@@ -258,8 +262,9 @@ class Pipeline:
         }
 
     def recorded_versions(self) -> dict[str, str | int]:
-        """For the manifest: with the key of the pseudonyms, where there is one."""
-        return self.versions() | ({} if self.pseudonyms is None else dict(self.pseudonyms.versions()))
+        """For the manifest: with the key of the pseudonyms and what was spent on sizes, where there are such."""
+        known: dict[str, str | int] = {} if self.pseudonyms is None else dict(self.pseudonyms.versions())
+        return self.versions() | known | ({} if self.ledger is None else {SPENT: self.ledger.recorded})
 
     def _gauges(self, moves: Moves, publication: Publication | None) -> dict[str, object]:
         return {
@@ -288,12 +293,15 @@ class Pipeline:
         return silhouette(z, nearest), davies_bouldin(z, nearest), inertia
 
     def snapshot(self) -> State:
-        return {name: getattr(self, name).snapshot() for name in STATEFUL}
+        return {name: getattr(self, name).snapshot() for name in self._stateful()}
 
     def restore(self, state: State) -> None:
         """Continue as if nothing had happened since `snapshot`."""
-        for name in STATEFUL:
+        for name in self._stateful():
             getattr(self, name).restore(state[name])
+
+    def _stateful(self) -> tuple[str, ...]:
+        return STATEFUL if self.ledger is None else (*STATEFUL, "ledger")
 
 
 STATEFUL = (

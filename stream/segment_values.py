@@ -8,6 +8,7 @@ from typing import Any
 from .catalog import Profile
 from .explain import rounded
 from .lineage import Lineage
+from .privacy.ledger import Told
 
 Value = dict[str, Any]
 
@@ -51,6 +52,12 @@ def profile_value(profile: Profile, model: Mapping[str, Any], decided_ms: int) -
         "model": model,
         "decided_time": decided_ms,
     }
+
+
+def noisy_value(told: Told) -> Value:
+    """What takes the place of the true size, and of the rows, which would give it away."""
+    share = None if told.share is None else _six(told.share)
+    return {"size": told.size, "share": share, "rows": None, "size_as_of": told.as_of_ms}
 
 
 def _six(value: float) -> float:

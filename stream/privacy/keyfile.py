@@ -33,6 +33,11 @@ def pseudonyms(config: Config, environ: Mapping[str, str] | None = None) -> Pseu
     Raises ConfigError for a key that cannot be read or is too weak, and where something else needs one.
     """
     key = read_key(config.privacy, os.environ if environ is None else environ)
+    if key is None and config.privacy.size_epsilon:
+        raise ConfigError(
+            f"privacy.size_epsilon = {config.privacy.size_epsilon:g} needs a secret for its noise, and there is no "
+            f"key: name one in privacy.user_key_file, or set {KEY_VARIABLE}; {_MAKE}"
+        )
     return None if key is None else Pseudonyms(key, config.privacy.user_key_version)
 
 
