@@ -11,7 +11,9 @@ from histories import SETTINGS, History, Reader
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shop import small
+from test_output_schemas import check
 
+from shoal.stream import epochs
 from shoal.stream.config import Privacy
 from shoal.stream.events import CHANGES
 from shoal.stream.privacy import nearest
@@ -28,7 +30,7 @@ def history(seed: int, floor: int, *overrides: str, restarts: bool = False) -> H
 # --- whole histories ----------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(SEEDS, st.integers(2, 50))
 def test_no_reader_ever_counts_a_small_segment(seed, floor):
     """At every step boundary: among the members, in the catalog; and both agree with the engine's own table."""
@@ -45,7 +47,7 @@ def test_no_reader_ever_counts_a_small_segment(seed, floor):
         assert sizes == dict(Counter(told.tolist())) == members._told
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(SEEDS, st.integers(2, 50))
 def test_starting_again_changes_no_byte(seed, floor):
     """Which segment stands for which is state."""
@@ -55,7 +57,7 @@ def test_starting_again_changes_no_byte(seed, floor):
         assert one.manifest == other.manifest
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(SEEDS)
 def test_without_a_floor_small_segments_are_seen(seed):
     """Or the test above would prove nothing."""
@@ -68,7 +70,7 @@ def test_without_a_floor_small_segments_are_seen(seed):
     assert smallest < 5
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(SEEDS, st.integers(2, 30))
 def test_lineage_says_who_stands_for_whom_before_the_changes_do(seed, floor):
     """Whoever is told another segment without having moved is told one that a fact of this step, or of one
@@ -106,6 +108,33 @@ def test_histories_fold_unfold_and_withdraw():
             met["summoned"] += made.pipeline.membership.unsettled(1).size
         met.update(fact["kind"] for fact in reader.lineage)
     assert all(met[kind] > 5 for kind in ("fold", "unfold", "merge", "split", "nobody", "left")), met
+
+
+@settings(max_examples=4, deadline=None)
+@given(SEEDS, st.integers(2, 30))
+def test_every_record_fits_its_schema(seed, floor):
+    """Folds and withdrawals too."""
+    for output in history(seed, floor).steps(16):
+        for record in output.records:
+            check(record)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 5), max_size=80), st.integers(0, 12), st.integers(1, 30))
+def test_farewells_in_parts_leave_no_small_rest(segments, floor, most):
+    """An epoch ends in several steps: between them, too, nobody counts a thin segment; nobody is left out."""
+    sizes = Counter(segments)
+    members = [{"segment_id": s, "key": i} for i, s in enumerate(segments) if sizes[s] >= floor]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(epochs, "FAREWELLS_MAX", most)
+        left, told = Counter(member["segment_id"] for member in members), []
+        for part in epochs._parts(members, floor):
+            assert part
+            told += [member["key"] for member in part]
+            left.subtract(member["segment_id"] for member in part)
+            assert not [n for n in left.values() if 0 < n < floor]
+    assert sorted(told) == [member["key"] for member in members]
+    assert floor or told == sorted(told)
 
 
 # --- the rule itself ----------------------------------------------------------------------------------------
