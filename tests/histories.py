@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 
 from shoal.stream.config import Config
-from shoal.stream.events import CATALOG, CHANGES, LINEAGE, MEMBERS, Output, Range, Records, Step
+from shoal.stream.events import CATALOG, CHANGES, LINEAGE, MEMBERS, REJECTED, Output, Range, Records, Step
 from shoal.stream.pipeline import Pipeline
 from shoal.stream.ports import Intervention
 from shoal.stream.privacy.keyfile import pseudonyms
@@ -144,6 +144,8 @@ class Reader:
 
     def read(self, output: Output) -> None:
         for record in output.records:
+            if record.topic == REJECTED:
+                continue
             value = None if record.value is None else orjson.loads(record.value)
             if record.topic == MEMBERS:
                 self.members.pop(record.key, None)

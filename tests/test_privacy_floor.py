@@ -10,14 +10,17 @@ import pytest
 from histories import SETTINGS, History, Reader
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shop import small
+from shop import engine, events, small
 from test_output_schemas import check
 
+from shoal.sinks.memory import MemorySink
 from shoal.stream import epochs
 from shoal.stream.config import Privacy
-from shoal.stream.events import CHANGES
+from shoal.stream.events import CHANGES, Output
 from shoal.stream.privacy import nearest
 from shoal.stream.privacy.floor import Floor
+from shoal.stream.snapshots import DirectoryStore
+from shoal.stream.sources import MemorySource
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -119,6 +122,37 @@ def test_every_record_fits_its_schema(seed, floor):
             check(record)
 
 
+class Watched(MemorySink):
+    """A topic whose reader looks at every commit."""
+
+    def __init__(self, floor: int) -> None:
+        super().__init__()
+        self.floor, self.reader, self.sizes = floor, Reader(), []
+
+    def commit(self, output: Output) -> None:
+        super().commit(output)
+        self.reader.read(output)
+        sizes = self.reader.sizes()
+        assert not [n for n in sizes.values() if n < self.floor], (output.step, sizes)
+        assert not [p["size"] for p in self.reader.profiles().values() if p["size"] < self.floor]
+        self.sizes.append(len(sizes))
+
+
+def test_an_engine_with_snapshots_restarts_and_a_new_epoch_shows_no_small_segment(tmp_path, monkeypatch):
+    """The small shop, found again by a cold process, and ended in parts."""
+    monkeypatch.setattr(epochs, "FAREWELLS_MAX", 10)
+    config = small("privacy.floor_members=10", "segmenter.segments=8", "segmenter.segments_min=2")
+    sink, store = Watched(10), DirectoryStore(tmp_path, 3)
+    for count, fresh in ((1500, None), (2500, None), (2500, 2), (4000, 2)):
+        running = engine(config, MemorySource([events()[:count]]), sink, store, fresh=fresh)
+        if count < 4000:
+            running._close = lambda: None  # type: ignore[method-assign]
+        running.run()
+    assert max(sink.sizes) >= 2
+    assert sum(m.opening for m in sink.manifests()) > 2
+    assert {f["kind"] for f in sink.reader.lineage} >= {"birth", "unfold"}
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 5), max_size=80), st.integers(0, 12), st.integers(1, 30))
 def test_farewells_in_parts_leave_no_small_rest(segments, floor, most):
@@ -174,7 +208,7 @@ def test_every_group_is_large_enough_and_stands_as_long_as_it_is(seed, k, least)
             assert into == 0 or into in floor.public
         for new, out_of in refolded.unfolded:
             if out_of and out_of in floor.public:
-                assert counts[ids == new] >= floor.release
+                assert grouped[ids == new] >= floor.release
         again = floor.settle(ids, counts, folding(ids))
         assert not again, "nothing changed, so nothing is refolded"
         state = floor.snapshot()
@@ -211,6 +245,17 @@ def test_who_has_grown_stands_for_those_who_are_still_small():
     refolded = floor.settle(ids, np.array([5, 30]), folding(ids))
     assert (refolded.folded, refolded.unfolded) == (((1, 2),), ((2, 1),))
     assert floor.public.tolist() == [2, 2]
+
+
+def test_a_group_with_room_for_two_becomes_two():
+    """No segment of it is large, but those near each other are, together; the one that stood for all goes on."""
+    ids = np.array([1, 2, 3, 4])
+    floor = Floor(Privacy(floor_members=20), 4)
+    floor.settle(ids, np.array([9, 8, 4, 4]), folding(ids))
+    assert floor.public.tolist() == [1, 1, 1, 1]
+    assert floor.settle(ids, np.array([14, 11, 12, 15]), folding(ids)).unfolded == ((4, 1),)
+    assert floor.public.tolist() == [1, 1, 4, 4]
+    assert not floor.settle(ids, np.array([13, 9, 10, 12]), folding(ids))
 
 
 def test_a_group_of_small_segments_shows_its_size_and_nothing_else():

@@ -5,8 +5,8 @@ the segment that stands for its group. Always true after `settle`, for the sizes
 
     every group has `floor_members` users or more, and every segment that is in use belongs to one; or nobody is
     published at all, because all segments together have fewer users
-    a group goes on while that holds: who stands for it changes only when it must, or when a segment of it has
-    grown to `floor_members * (1 + floor_release)` users and can stand for itself again
+    a group goes on while that holds: who stands for it changes only when it must, or when a part of it (one
+    segment, or several near each other) has grown to `floor_members * (1 + floor_release)` users
 
 What people have been told lags behind where they are (a step can tell only so many), so `summoned` says who must be
 told in this very step, because else a reader who counts would see a group of 1 to floor - 1.
@@ -43,7 +43,7 @@ class Refolded:
 
 
 class Floor:
-    """Which segment stands for which. 13 bytes times `segmenter.segments`."""
+    """Which segment stands for which. 21 bytes times `segmenter.segments`."""
 
     def __init__(self, config: Privacy, k: int) -> None:
         assert config.floor_members > 0, "without a floor there is nothing to fold"
@@ -51,6 +51,7 @@ class Floor:
         self.release = math.ceil(config.floor_members * (1 + config.floor_release))
         self._ids: I64 = np.zeros(k, np.int64)  # (k,) as of the last `settle`
         self._stands: I32 = np.full(k, -1, np.int32)  # (k,) the centre that stands for each one; -1: nobody
+        self._tried: I64 = np.zeros(k, np.int64)  # (k,) users of the group when parting it was last looked at
         self._speaks: Bool = np.zeros(k, np.bool_)  # (k,) large enough by itself for a profile
 
     @property
@@ -86,7 +87,7 @@ class Floor:
         known, before = self._ids, self.public
         stands = self._kept(ids, fresh)
         stands = self._merged(stands, ids, counts, fold)
-        stands = self._released(stands, ids, counts)
+        stands = self._parted(self._released(stands, ids, counts), counts, fold)
         self._ids, self._stands = ids.copy(), stands
         self._speaks = (counts >= self.release) | (self._speaks & (counts >= self.least) & ~fresh)
         self._speaks |= fresh & (counts >= self.least)
@@ -133,6 +134,25 @@ class Floor:
                 stands[stands == old] = centre
         return stands
 
+    def _parted(self, stands: I32, counts: I64, fold: Fold) -> I32:
+        """A group of small segments that has room for two becomes two. Tried again when it is a tenth larger."""
+        used = stands >= 0
+        sizes = np.bincount(stands[used], counts[used], len(counts)).astype(np.int64)  # (k,)
+        largest = np.zeros(len(counts), np.int64)
+        np.maximum.at(largest, stands[used], counts[used])
+        self._tried[sizes < self._tried // 2] = 0
+        due = (sizes - largest >= self.release) & (largest > 0) & (10 * sizes >= 11 * self._tried)
+        for head in np.flatnonzero(due).tolist():
+            self._tried[head] = sizes[head]
+            members = np.flatnonzero(stands == head)
+            inside = np.zeros(len(counts), np.int64)
+            inside[members] = counts[members]
+            parts = fold(inside, self.release)[members]
+            if (parts != parts[0]).any():
+                stands = stands.copy()
+                stands[members] = np.where(parts == parts[members == head], head, parts)
+        return stands
+
     def _difference(self, ids: I64, fresh: Bool, before: I64, was_own: Bool) -> Refolded:
         """In the order of ids. A segment that is new, or has ended, has its lineage fact already."""
         now, own = self.public, self.own()
@@ -174,11 +194,15 @@ class Floor:
     # --- state -------------------------------------------------------------------------------------------
 
     def fingerprint(self) -> bytes:
-        return self._stands.tobytes() + self._ids.tobytes() + self._speaks.tobytes()
+        parts = self._stands, self._ids, self._speaks, self._tried
+        return b"".join(part.tobytes() for part in parts)
 
     def snapshot(self) -> State:
-        return {"ids": self._ids.copy(), "stands": self._stands.copy(), "speaks": self._speaks.copy()}
+        return {name: getattr(self, f"_{name}").copy() for name in _FIELDS}
 
     def restore(self, state: State) -> None:
-        self._ids, self._stands = state["ids"].copy(), state["stands"].copy()
-        self._speaks = state["speaks"].copy()
+        for name in _FIELDS:
+            setattr(self, f"_{name}", state[name].copy())
+
+
+_FIELDS = ("ids", "stands", "speaks", "tried")
