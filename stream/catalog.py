@@ -69,6 +69,7 @@ class Catalog:
         self.vitals = Vitals(k)
         self.exemplars = Exemplars(k, len(names))
         self.hierarchy = Hierarchy(k, len(names))
+        self.hidden: frozenset[int] = frozenset()  # segment ids whose names and means are not for people
         self._rows: F64 = np.zeros(k)  # behind the means, fading like them
         self._young: Bool = np.zeros(k, np.bool_)  # (k,) centres whose segment has few members' rows yet
         self._every_rows = config.catalog_every_rows
@@ -130,7 +131,8 @@ class Catalog:
 
     def names(self) -> Names:
         """Segment id -> name, as of the last refresh; those given up lately have their last one."""
-        return self.titles.known()
+        known = self.titles.known()
+        return Names({i: name for i, name in known.items() if i not in self.hidden}) if self.hidden else known
 
     def rename(self, segment_id: int, names: Mapping[str, str] | None) -> str:
         """Let a segment have an operator's names, by language; None takes them back. Shows at the next refresh.

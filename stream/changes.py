@@ -25,6 +25,7 @@ from .attribution import KINDS, Attribution, Verdict
 from .catalog import Catalog, Profile
 from .clock import Clock
 from .counterfactual import Counterfactuals, Rows
+from .digest import Chain
 from .events import (
     CATALOG,
     CHANGES,
@@ -41,10 +42,16 @@ from .events import (
 )
 from .exemplars import pseudonym
 from .lifecycle import Lifecycle
-from .lineage import Lineage
+from .lineage import FOLD, Lineage
+from .lineage import KINDS as FACTS
 from .membership import Membership, Moves
 from .ports import Publisher, Segmenter
-from .segment_values import lineage_value, profile_value
+from .privacy.ledger import Ledger
+from .privacy.ledger import Told as Size
+from .privacy.pseudonyms import Pseudonyms, without_values
+from .privacy.published import fact as published_fact
+from .privacy.published import nameless, profiles
+from .segment_values import lineage_value, noisy_value, profile_value
 from .users import Users
 from .values import Otherwise, Told, Value, causes, change_values, member_value, rfc3339, user_key
 
@@ -54,12 +61,16 @@ REJECT_BYTES_MAX = 3 << 20
 get past it."""
 _REJECT_KEY_BYTES_MAX = 1 << 16  # a longer key is left out
 _JSON = ("content-type", b"application/json")
+_WITHHELD = (("withheld", b"privacy"),)
 
 
 class Speaker(Protocol):
     """What the narrator reads of the pipeline it speaks for."""
 
     config_hash: str
+    pseudonyms: Pseudonyms | None
+    ledger: Ledger | None
+    chain: Chain
     clock: Clock
     users: Users
     membership: Membership
@@ -92,7 +103,11 @@ class Narrator:
         self._step = step
         self._lineage: list[tuple[Lineage, str | None]] = []  # with the name before
         self._profiles: list[Profile] = []
+        self._sizes: dict[int, Size] = {}  # by segment id, where sizes are noisy
         self._given_up: list[int] = []  # segment ids
+        self._unpublished: frozenset[int] = (
+            frozenset()
+        )  # ids that ended in this step and nobody was ever told
         self._told: list[Told] = []
         self._rejects: Sequence[Reject] = ()
         self._reasons: dict[str, int] = dict.fromkeys(KINDS, 0)
@@ -111,7 +126,20 @@ class Narrator:
     def intervened(self, lineage: Sequence[Lineage]) -> None:
         """Segments that ended and began because the model was rearranged."""
         self.born(lineage)
-        self._given_up += [old for fact in lineage for old, _ in fact.remap]
+        ended = [old for fact in lineage for old, _ in fact.remap]
+        if (floor := self._pipeline.membership.floor) is not None:  # as of the last step still
+            self._unpublished = frozenset(ended) - set(floor.public.tolist())
+        self._given_up += [old for old in ended if old not in self._unpublished]
+
+    def folded(self, lineage: Sequence[Lineage]) -> None:
+        """Segments that are published as part of another one from here on, or by themselves again."""
+        self.born(lineage)
+        self._given_up += [
+            fact.remap[0][0] if fact.remap else fact.segment_id for fact in lineage if fact.kind == FOLD
+        ]
+        p = self._pipeline
+        if p.membership.floor is not None:
+            p.catalog.hidden = nameless(p.membership.floor, p.membership.ids) | self._unpublished
 
     def moved(self, moves: Moves, scored: Scored, events: Events, slots: I32) -> None:
         """Changes as decided, before anything is learned. `slots` (n,) are the users of the events."""
@@ -135,11 +163,18 @@ class Narrator:
         before = list(p.catalog.segment_names)  # "" where a segment has just begun
         p.lifecycle.census(p.users, p.membership.centre, p.clock.now_ms)
         self._profiles = p.catalog.refresh(
-            p.membership.ids, p.membership.counts(), p.clock.now_ms, p.membership.centre
+            p.membership.ids, p.membership.published(), p.clock.now_ms, p.membership.centre
         )
+        if p.membership.floor is not None:
+            public = dict(zip(p.membership.ids.tolist(), p.membership.public.tolist(), strict=True))
+            self._profiles = profiles(p.membership.floor, self._profiles, p.catalog.hidden, public)
+        if p.ledger is not None:
+            moment = f"{p.chain.manifest_hash}:{p.chain.epoch}:{self._current.number}".encode()
+            sizes = {profile.segment_id: profile.size for profile in self._profiles}
+            self._sizes = p.ledger.publish(sizes, p.clock.now_ms, moment)
         for profile in self._profiles:
             was = before[profile.centre]
-            if was and was != profile.name:
+            if was and was != profile.name and profile.segment_id not in p.catalog.hidden:
                 self._lineage.append(
                     (p.membership.identities.renamed(profile.segment_id, p.clock.now_ms), was)
                 )
@@ -165,8 +200,8 @@ class Narrator:
         return dict(self._reasons)
 
     def lineage_by_kind(self) -> dict[str, int]:
-        """How many facts of each kind this step had; those that occur."""
-        return dict(Counter(fact.kind for fact, _ in self._lineage))
+        """How many facts of each kind this step had; those that occur and are counted."""
+        return dict(Counter(fact.kind for fact, _ in self._lineage if fact.kind in FACTS))
 
     def _tell(
         self,
@@ -191,17 +226,29 @@ class Narrator:
     def _lineage_records(self) -> Iterator[OutRecord]:
         headers = self._headers("lineage", "/lineage")
         names = self._pipeline.catalog.names()
-        for fact, was in self._lineage:
+        for one, was in self._lineage:
+            fact = self._as_published(one)
             key = str(fact.lineage_id).encode()
             value = orjson.dumps(lineage_value(fact, names[fact.segment_id], was))
             yield OutRecord(LINEAGE, key, value, (("ce_id", key), *headers))
+
+    def _as_published(self, one: Lineage) -> Lineage:
+        m = self._pipeline.membership
+        if m.floor is None:
+            return one
+        return published_fact(
+            one, dict(zip(m.ids.tolist(), m.public.tolist(), strict=True)), self._unpublished
+        )
 
     def _catalog_records(self) -> Iterator[OutRecord]:
         """Tombstones of the segments that were given up, then the profiles of those there are."""
         headers = self._headers("catalog", "/catalog")
         values: list[tuple[int, bytes | None]] = [(segment_id, None) for segment_id in self._given_up]
         for profile in self._profiles:
-            values.append((profile.segment_id, orjson.dumps(self.described(profile))))
+            value = self.described(profile)
+            if (told := self._sizes.get(profile.segment_id)) is not None:
+                value |= noisy_value(told)
+            values.append((profile.segment_id, orjson.dumps(value)))
         for segment_id, profiled in values:
             key = str(segment_id).encode()
             ce_id = ("ce_id", b"%b:%d" % (key, self._current.number))
@@ -210,7 +257,8 @@ class Narrator:
     def described(self, profile: Profile) -> Value:
         """A profile as it is published. Reads only."""
         p = self._pipeline
-        shares = p.lifecycle.shares(profile.centre)
+        hidden = profile.segment_id in p.catalog.hidden
+        shares = None if hidden else p.lifecycle.shares(profile.centre)
         return profile_value(profile, shares, self._pseudonyms(profile), self._model(), p.clock.now_ms)
 
     def _pseudonyms(self, profile: Profile) -> list[str]:
@@ -234,16 +282,22 @@ class Narrator:
             yield OutRecord(MEMBERS, key, value, (ce_id, *member, *passed))
 
     def _reject_records(self) -> Iterator[OutRecord]:
-        """The original bytes, with the reason in the headers."""
+        """The original bytes, with the reason in the headers; withheld where user ids must not leave."""
         records = self._current.records
+        withheld = self._pipeline.pseudonyms is not None
         for reject in self._rejects:
             row = reject.row
-            key, value, cut = _bounded(records.keys[row], records.values[row])
+            if withheld:
+                key, value, detail = None, None, without_values(reject)
+            else:
+                key, value, cut = _bounded(records.keys[row], records.values[row])
+                detail = reject.detail + cut
             headers = (
                 ("reason", reject.reason.value.encode()),
-                ("detail", (reject.detail + cut).encode()),
+                ("detail", detail.encode()),
                 ("partition", str(int(records.partitions[row])).encode()),
                 ("offset", str(int(records.offsets[row])).encode()),
+                *(_WITHHELD if withheld else ()),
                 *_traceparent(records.traceparents.get(row)),
             )
             yield OutRecord(REJECTED, key, value, headers)

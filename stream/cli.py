@@ -28,6 +28,7 @@ VERBS = {
     "inspect": "user ID | segments | segment ID | lineage | features: what the engine knows, and why",
     "eval": "quality against truth and against named peers, as a table and JSON",
     "bench": "speed against named peers in one run, as a table and JSON",
+    "pseudonym": "the key under which a user is published, for the operator who has the secret key",
     "doctor": "configuration, broker, topics, permissions, versions: what is wrong and what to do",
 }
 _FRAMES = 6  # of a fault, shown

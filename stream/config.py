@@ -31,6 +31,7 @@ from .config_sections import (
     Input,
     Kafka,
     Membership,
+    Privacy,
     Segmenter,
     Time,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "Kafka",
     "Key",
     "Membership",
+    "Privacy",
     "Segmenter",
     "Time",
     "keys",
@@ -66,17 +68,20 @@ class Config(Frozen, frozen=True):
     encoder: Encoder = Encoder()
     segmenter: Segmenter = Segmenter()
     membership: Membership = Membership()
+    privacy: Privacy = Privacy()
     engine: Engine = Engine()
     kafka: Kafka = Kafka()
     http: Http = Http()
 
     def pure_hash(self) -> str:
-        """Hash of what the pipeline's output depends on; where things are deployed is left out."""
+        """Hash of what the pipeline's output depends on; where things are deployed is left out, so is the
+        key of the pseudonyms (`Pseudonyms.config_hash` adds it)."""
         pure = {name: getattr(self, name) for name in PURE_SECTIONS}
+        pure["privacy"] = msgspec.structs.replace(self.privacy, user_key_file="", user_key_version=1)
         return hashlib.blake2b(msgspec.json.encode(pure, order="sorted"), digest_size=16).hexdigest()
 
 
-PURE_SECTIONS = ("input", "time", "features", "encoder", "segmenter", "membership")
+PURE_SECTIONS = ("input", "time", "features", "encoder", "segmenter", "membership", "privacy")
 SECTIONS: Mapping[str, type[Frozen]] = {
     name: hint for name, hint in get_type_hints(Config).items() if name in Config.__struct_fields__
 }
@@ -204,4 +209,4 @@ def _put(tree: dict[str, dict[str, Any]], section: str, key: str, text: str, whe
 
 _VARIABLES = {key.variable: (key.section, key.name) for key in keys()}
 _PREFIXES = tuple(f"SHOAL_{section}_".upper() for section in SECTIONS)
-SECRET_VARIABLES = ("SHOAL_KAFKA_SASL_PASSWORD",)
+SECRET_VARIABLES = ("SHOAL_KAFKA_SASL_PASSWORD", "SHOAL_PRIVACY_USER_KEY")

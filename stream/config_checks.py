@@ -15,6 +15,7 @@ def check_together(config: Section) -> None:
     _check_horizons(config.features.horizons)
     _check_sizes(config)
     _check_segmenter(config.segmenter)
+    _check_privacy(config.privacy)
 
 
 def _check_horizons(horizons: tuple[Section, ...]) -> None:
@@ -57,3 +58,12 @@ def _check_segmenter(segmenter: Section) -> None:
     if segmenter.segments_min > (most := segmenter.segments if adaptive else 0):
         wanted = f"wanted at most {most} (segmenter.segments; 0 in constant mode)"
         raise ConfigError(f"segmenter.segments_min = {segmenter.segments_min}: {wanted}")
+
+
+def _check_privacy(privacy: Section) -> None:
+    epsilon, per_day = privacy.size_epsilon, privacy.size_epsilon_per_day
+    if epsilon and not 0.001 <= epsilon <= per_day:
+        raise ConfigError(
+            f"privacy.size_epsilon = {epsilon:g}: wanted 0, or 0.001 to {per_day:g} (privacy.size_epsilon_per_day): a "
+            f"day's budget must pay for one publication"
+        )

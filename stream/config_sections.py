@@ -159,6 +159,34 @@ class Membership(Frozen, frozen=True):
     ] = 90 * _MS_DAY
 
 
+class Privacy(Frozen, frozen=True):
+    user_key_file: Annotated[
+        str,
+        _d(
+            "file with a secret key of 32 or more random bytes: users leave the process as pseudonyms only; "
+            "or SHOAL_PRIVACY_USER_KEY in the environment"
+        ),
+    ] = ""
+    user_key_version: Annotated[
+        int, _d("number of that key, part of each pseudonym: raise it with every new key", ge=1, le=9999)
+    ] = 1
+    floor_members: Annotated[
+        int,
+        _d("a segment with fewer users is published as part of another one; 0: no floor", ge=0, le=1000),
+    ] = 0
+    floor_release: Annotated[
+        float,
+        _d("how far above the floor it must be to be published by itself again, as a share", ge=0, le=10),
+    ] = 0.25
+    size_epsilon: Annotated[
+        float,
+        _d("differential privacy of one publication of sizes, in steps of 0.001; 0: true sizes", ge=0, le=10),
+    ] = 0.0
+    size_epsilon_per_day: Annotated[
+        float, _d("budget of a day of stream time; when it is spent, sizes are repeated", ge=0, le=1000)
+    ] = 1.0
+
+
 class Engine(Frozen, frozen=True):
     step_records_max: Annotated[int, _d("records in one step at most", ge=1, le=1_000_000)] = 8192
     step_bytes_max: Annotated[int, _d("output bytes in flight per step at most", ge=1 << 16)] = 64 << 20

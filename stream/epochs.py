@@ -14,8 +14,8 @@ told in parts, and after a crash in the middle the rest is told by the next proc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -28,12 +28,14 @@ from .manifest import encode_manifest
 from .membership import LEFT
 from .pipeline import Pipeline
 from .ports import Published
+from .privacy.ledger import SPENT
 from .segment_values import lineage_value
 from .values import INPUT_TOPIC
 
 FAREWELLS_MAX = 20_000
 """Users per opening step: a transaction that is over in seconds."""
 
+Value = dict[str, Any]
 Reading = Callable[[str], Iterable[Published]]  # committed records of a topic (contract name)
 
 
@@ -47,12 +49,25 @@ def opening_steps(
     """
     first_id = last.next_segment_id
     opening = Opening(pipeline, last)
-    farewells = iter(_fold(published(MEMBERS), first_id).values())
+    floor = pipeline.membership.floor
+    parts = _parts(_fold(published(MEMBERS), first_id).values(), 0 if floor is None else floor.least)
     if starts:
-        records = (*opening.deaths(_fold(published(CATALOG), first_id)), *opening.left(farewells))
+        records = (*opening.deaths(_fold(published(CATALOG), first_id)), *opening.left(next(parts, ())))
         yield opening.step(records, starts, source, last.epoch + 1)
-    while records := opening.left(farewells):
-        yield opening.step(records, (), source, opening.last.epoch)
+    for part in parts:
+        yield opening.step(opening.left(part), (), source, opening.last.epoch)
+
+
+def _parts(members: Iterable[Value], floor: int) -> Iterator[Sequence[Value]]:
+    """Who is told together: FAREWELLS_MAX at a time, and, with a floor, the last of a segment with those before."""
+    rest = deque(sorted(members, key=lambda member: member["segment_id"]) if floor else members)
+    sizes = Counter(member["segment_id"] for member in rest)
+    while rest:
+        part: list[Value] = []
+        while rest and (len(part) < FAREWELLS_MAX or 0 < sizes[rest[0]["segment_id"]] < floor):
+            sizes[rest[0]["segment_id"]] -= 1
+            part.append(rest.popleft())
+        yield part
 
 
 def _fold(published: Iterable[Published], first_id: int) -> dict[bytes, dict[str, Any]]:
@@ -91,9 +106,9 @@ class Opening:
             ce_id = b"%b:%d" % (key, self.last.step + 1)
             yield OutRecord(CATALOG, key, None, self._headers(ce_id, "catalog", "/catalog"))
 
-    def left(self, farewells: Iterator[dict[str, Any]]) -> tuple[OutRecord, ...]:
-        """The next farewells, with the tombstones that follow from them; empty when all are told."""
-        return tuple(record for member in islice(farewells, FAREWELLS_MAX) for record in self._left(member))
+    def left(self, farewells: Iterable[Value]) -> tuple[OutRecord, ...]:
+        """Farewells, with the tombstones that follow from them."""
+        return tuple(record for member in farewells for record in self._left(member))
 
     def _left(self, member: dict[str, Any]) -> Iterator[OutRecord]:
         sequence = member["sequence"] + 1
@@ -129,7 +144,8 @@ class Opening:
             as_of_ms=None,
             closing=False,
             config_hash=self._pipeline.config_hash,
-            versions=self._pipeline.versions(),
+            versions=self._pipeline.recorded_versions()
+            | {k: v for k, v in last.versions.items() if k == SPENT},
             watermark_ms=last.watermark_ms,
             counts=Counts(),
             next_segment_id=last.next_segment_id,

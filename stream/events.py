@@ -7,7 +7,7 @@ Event time is integer milliseconds since 1970 (UTC). Slots are row numbers of th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -174,6 +174,18 @@ class Scored:
     z: F32  # (m, e) embeddings
     nearest: I32  # (m,) nearest centre
     distances: F64  # (m, k) squared distances to all centres
+
+    def and_also(self, more: Scored) -> Scored:
+        """With further silent users behind."""
+        return replace(
+            self,
+            slots=np.concatenate([self.slots, more.slots]),
+            raw=np.concatenate([self.raw, more.raw]),
+            x=np.concatenate([self.x, more.x]),
+            z=np.concatenate([self.z, more.z]),
+            nearest=np.concatenate([self.nearest, more.nearest]),
+            distances=np.concatenate([self.distances, more.distances]),
+        )
 
     @staticmethod
     def none(d: int, e: int, k: int) -> Scored:

@@ -6,6 +6,7 @@ one group of people, only grows, and is never used twice. So an intervention end
     given up    `merge`: the members of the old id are from now on members of the survivor; `remap` says so
     placed      `split`: a new id, drawn from among the members of its parent, who move by themselves
     warm start  `birth`; a new epoch: `death`; another name: `rename`
+    too small   `fold`: published as part of another one; `unfold`: by itself again (`privacy/floor.py`)
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ from .events import I64, Bool
 from .ports import Intervention, State
 
 KINDS = ("birth", "split", "merge", "rename", "death")
+FOLD, UNFOLD = (
+    "fold",
+    "unfold",
+)  # of the privacy floor: no segment came to be or ended, so they are not counted
 
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """What happened to a segment id: one of KINDS. `merge` names the survivor."""
+    """What happened to a segment id: one of KINDS, FOLD or UNFOLD. `merge` names the survivor."""
 
     lineage_id: int
     kind: str
@@ -48,6 +53,16 @@ class Identities:
     def renamed(self, segment_id: int, now_ms: int) -> Lineage:
         """A segment's name changed: the fact that says so."""
         return self._fact("rename", segment_id, now_ms)
+
+    def folded(self, segment_id: int, into: int, now_ms: int) -> Lineage:
+        """A segment is too small to be published: `into` stands for it; 0: nobody is published."""
+        if not into:
+            return self._fact(FOLD, segment_id, now_ms)
+        return self._fact(FOLD, into, now_ms, (into, segment_id), ((segment_id, into),))
+
+    def unfolded(self, segment_id: int, out_of: int, now_ms: int) -> Lineage:
+        """A segment is published by itself again; `out_of` stood for it until now, 0: none did."""
+        return self._fact(UNFOLD, segment_id, now_ms, (out_of,) if out_of else ())
 
     def intervened(self, one: Intervention, now_ms: int) -> tuple[Lineage, ...]:
         """What an intervention means for segments: a merge, a split, or one after the other."""

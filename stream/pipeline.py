@@ -22,11 +22,14 @@ from .clock import Clock
 from .config import Config
 from .counterfactual import Counterfactuals
 from .digest import Chain, output_hash
-from .events import F32, I32, Counts, Events, Manifest, Output, Reject, Scored, Step
+from .events import F32, I32, I64, Counts, Events, Manifest, Output, Reject, Scored, Step
 from .features import Features
 from .lifecycle import Lifecycle
 from .membership import Membership, Moves
 from .ports import Probe, Publication, Publisher, Segmenter, State, no_probe
+from .privacy import nearest
+from .privacy.ledger import SPENT, ledger
+from .privacy.pseudonyms import Pseudonyms
 from .quality import davies_bouldin, silhouette
 from .users import Users
 from .warmup import Warmup
@@ -47,9 +50,14 @@ class Pipeline:
         segmenter: Segmenter,
         probe: Probe = no_probe,
         salt: int = 0,
+        pseudonyms: Pseudonyms | None = None,
     ) -> None:
-        """`salt` goes into the hashes of users' names, see `Users`."""
+        """`salt` goes into the hashes of users' names, see `Users`; without `pseudonyms` names stay as they are."""
+        self.pseudonyms = pseudonyms
         self.config_hash = config.pure_hash()
+        if pseudonyms is not None:
+            self.config_hash = pseudonyms.config_hash(self.config_hash)
+        self.ledger = ledger(config.privacy, pseudonyms)
         self.probe = probe
         self.decoder = Decoder(config.input)
         self.clock = Clock(config.time)
@@ -59,7 +67,9 @@ class Pipeline:
         self.warmup = Warmup(config.segmenter)
         self.publisher = publisher
         self.segmenter = segmenter
-        self.membership = Membership(config.membership, config.features.users_max, segmenter.k)
+        self.membership = Membership(
+            config.membership, config.features.users_max, segmenter.k, config.privacy
+        )
         self.attribution = Attribution(config.features.users_max, publisher.d_out)
         self.catalog = Catalog(config.membership, segmenter.k, self.features.names)
         self.counterfactuals = Counterfactuals(
@@ -76,6 +86,8 @@ class Pipeline:
         self.narrator.begin(step)
         with self.probe("decode"):
             decoded, rejects = self.decoder.decode(step.records)
+            if self.pseudonyms is not None:  # nothing from here on sees a user id
+                decoded = self.pseudonyms.events(decoded)
         with self.probe("admit"):
             partitions = step.records.partitions[decoded.row]
             undated = len(step.records) > 0 and not len(decoded)
@@ -95,13 +107,13 @@ class Pipeline:
         with self.probe("score"):
             intervened = (len(step.records) > 0 or step.closing) and self._tend()
             scored = self._score(touched, raw, everybody=started or step.closing)  # (m, ...)
-            moves = self._decide(scored, step)
+            scored, moves, refolded = self._decide(scored, step)
             self.narrator.moved(moves, scored, events, slots)
         with self.probe("learn"):
             publication = self._learn(scored)
             self.catalog.learn(self.membership.centre, slots, events, scored)
         with self.probe("changes"):
-            self.narrator.profiles(force=started or intervened or step.closing)
+            self.narrator.profiles(force=started or intervened or refolded or step.closing)
             self.narrator.rejected(rejects)
             counts = count(step, decoded, admitted, rejects)
             return self._sign(step, counts, touched, raw, scored, moves, publication)
@@ -148,16 +160,33 @@ class Pipeline:
         silent = self.users.silent(touched, self.features, self.clock.now_ms, everybody)
         untold = np.setdiff1d(self.membership.unsettled(UNTOLD_MAX), touched)
         silent = np.union1d(silent, untold)
-        raw = np.concatenate([raw, self.features.rows(silent, self.users, self.clock.now_ms)])  # (m, d)
+        raw = np.concatenate([raw, self._raw(silent)])  # (m, d)
+        return self._scored(np.concatenate([touched, silent]), len(touched), raw)
+
+    def _raw(self, slots: I32) -> F32:
+        return self.features.rows(slots, self.users, self.clock.now_ms)
+
+    def _scored(self, slots: I32, touched: int, raw: F32) -> Scored:
         x = self.features.scale(raw)  # (m, d)
         z = self.publisher.encode(x)  # (m, d) -> (m, e)
         nearest, distances = self.segmenter.score(z)  # (m,), (m, k)
-        return Scored(np.concatenate([touched, silent]), len(touched), raw, x, z, nearest, distances)
+        return Scored(slots, touched, raw, x, z, nearest, distances)
 
-    def _decide(self, scored: Scored, step: Step) -> Moves:
-        return self.membership.decide(
-            scored, self.users.events_seen[scored.slots].astype(np.int64), self.clock.now_ms, step.number
-        )
+    def _decide(self, scored: Scored, step: Step) -> tuple[Scored, Moves, bool]:
+        """Who is where from now on, and what people are told; whoever must be told with them is scored too."""
+        m, now_ms = self.membership, self.clock.now_ms
+        target = m.place(scored, now_ms)  # (m,)
+        facts, summoned = m.refold(scored.slots, target, now_ms, self._fold)
+        self.narrator.folded(facts)
+        if len(summoned):
+            target = np.concatenate([target, m.centre[summoned]])
+            scored = scored.and_also(self._scored(summoned, 0, self._raw(summoned)))
+        seen = self.users.events_seen[scored.slots].astype(np.int64)
+        return scored, m.tell(scored, target, seen, now_ms, step.number), bool(facts)
+
+    def _fold(self, sizes: I64, floor: int) -> I32:
+        """(k,) which segment each is published as, so that each group has `floor` of these users (k,)."""
+        return nearest.fold(self.segmenter.centres, self.membership.ids, sizes, floor)
 
     def _learn(self, scored: Scored) -> Publication | None:
         """After scoring, never before: touched users only, once each, in slot order."""
@@ -187,6 +216,7 @@ class Pipeline:
             touched, raw, scored.slots, scored.x, scored.z, moves.slot, moves.after,
             self.segmenter.fingerprint(), self.features.fingerprint(), self.publisher.fingerprint(),
             self.membership.calibration.fingerprint(), str(self.clock.now_ms).encode(),
+            *self.membership.fingerprint(),
         )  # fmt: skip
         manifest = Manifest(
             step=step.number,
@@ -197,7 +227,7 @@ class Pipeline:
             as_of_ms=step.as_of_ms,
             closing=step.closing,
             config_hash=self.config_hash,
-            versions=self.versions(),
+            versions=self.recorded_versions(),
             watermark_ms=self.clock.watermark_ms,
             counts=counts,
             next_segment_id=self.membership.identities.next_id,
@@ -213,6 +243,8 @@ class Pipeline:
         """Go on after a step that begins an epoch: fresh in everything but what must never repeat."""
         self.membership.identities.next_id = opening.next_segment_id
         self.membership.identities.next_lineage_id = opening.next_lineage_id
+        if self.ledger is not None:
+            self.ledger.resume(opening.versions.get(SPENT, self.ledger.recorded))
         self.chain.follow(opening)
 
     # --- what others may ask -----------------------------------------------------------------------------
@@ -239,6 +271,11 @@ class Pipeline:
             "encoder": self.publisher.version,
             "segmenter": self.segmenter.version,
         }
+
+    def recorded_versions(self) -> dict[str, str | int]:
+        """For the manifest: with the key of the pseudonyms and what was spent on sizes, where there are such."""
+        known: dict[str, str | int] = {} if self.pseudonyms is None else dict(self.pseudonyms.versions())
+        return self.versions() | known | ({} if self.ledger is None else {SPENT: self.ledger.recorded})
 
     def _gauges(self, moves: Moves, publication: Publication | None) -> dict[str, object]:
         return {
@@ -267,12 +304,15 @@ class Pipeline:
         return silhouette(z, nearest), davies_bouldin(z, nearest), inertia
 
     def snapshot(self) -> State:
-        return {name: getattr(self, name).snapshot() for name in STATEFUL}
+        return {name: getattr(self, name).snapshot() for name in self._stateful()}
 
     def restore(self, state: State) -> None:
         """Continue as if nothing had happened since `snapshot`."""
-        for name in STATEFUL:
+        for name in self._stateful():
             getattr(self, name).restore(state[name])
+
+    def _stateful(self) -> tuple[str, ...]:
+        return STATEFUL if self.ledger is None else (*STATEFUL, "ledger")
 
 
 STATEFUL = (

@@ -118,11 +118,12 @@ class Replica:
                 f"{self.source.mark or 'none'}): the topic was created again, or re-partitioned. Restore it, "
                 f"or {start_over(last.epoch)}"
             )
+        check_user_key(last, self.pipeline)
         if last.config_hash != self.pipeline.config_hash:
             raise StateMismatch(
                 f"step {last.step} was made with configuration {last.config_hash}, this process has "
-                f"{self.pipeline.config_hash}: [input] to [membership] must not change under recorded steps. "
-                f"Restore the old values, or {start_over(last.epoch)}"
+                f"{self.pipeline.config_hash}: [input] to [membership] and [privacy] must not change under "
+                f"recorded steps. Restore the old values, or {start_over(last.epoch)}"
             )
         recorded, ours = last.versions["features"], self.pipeline.features.version
         if recorded != ours:
@@ -189,6 +190,22 @@ class Replica:
             "positions": {str(p): offset for p, offset in self.positions.items()},
             "counts": {name: getattr(self.counts, name) for name in Counts.__dataclass_fields__},
         }
+
+
+def check_user_key(last: Manifest, pipeline: Pipeline) -> None:
+    """Users have other names under another key. Raises StateMismatch."""
+    recorded, ours = (
+        f"user key {versions['user_key']} (version and fingerprint)"
+        if "user_key" in versions
+        else "no user key"
+        for versions in (last.versions, pipeline.recorded_versions())
+    )
+    if recorded != ours:
+        raise StateMismatch(
+            f"step {last.step} was made with {recorded}, this process has {ours}: give it the key and the version "
+            f"of then (privacy.user_key_file, privacy.user_key_version), or, for other pseudonyms from here on, "
+            f"{start_over(last.epoch)}"
+        )
 
 
 def replay(pipeline: Pipeline, source: Source, manifest: Manifest) -> Output:

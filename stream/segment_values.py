@@ -8,6 +8,7 @@ from typing import Any
 from .catalog import Profile
 from .explain import rounded
 from .lineage import Lineage
+from .privacy.ledger import Told
 from .vitals import Vital
 
 Value = dict[str, Any]
@@ -31,12 +32,12 @@ def lineage_value(fact: Lineage, name: str, previous_name: str | None) -> Value:
 
 def profile_value(
     profile: Profile,
-    shares: Mapping[str, Mapping[str, float]],
+    shares: Mapping[str, Mapping[str, float]] | None,
     pseudonyms: Sequence[str],
     model: Mapping[str, Any],
     decided_ms: int,
 ) -> Value:
-    """Value of `segment.catalog`: `shares` by stage and tier, `pseudonyms` of the profile's exemplars."""
+    """Value of `segment.catalog`: `shares` by stage and tier (None: untold), `pseudonyms` of its exemplars."""
     return {
         "segment_id": profile.segment_id,
         "name": profile.name,
@@ -60,9 +61,9 @@ def profile_value(
             {"label": taste.label, "share": _six(taste.share), "lift": _six(taste.lift)}
             for taste in profile.takes_to
         ],
-        "lifecycle": {
-            what: {name: _six(share) for name, share in own.items()} for what, own in shares.items()
-        },
+        "lifecycle": None
+        if shares is None
+        else {what: {name: _six(share) for name, share in own.items()} for what, own in shares.items()},
         "exemplars": [
             {
                 "pseudonym": name,
@@ -87,6 +88,13 @@ def _vital_value(vital: Vital) -> Value:
         "cohesion": None if vital.cohesion is None else _six(vital.cohesion),
         "trend": {"ratio": _six(vital.ratio), "word": vital.trend},
     }
+
+
+def noisy_value(told: Told) -> Value:
+    """What takes the place of the true size, and of what would give it away."""
+    share = None if told.share is None else _six(told.share)
+    hidden = {"rows": None, "trend": None, "lifecycle": None}
+    return {"size": told.size, "share": share, "size_as_of": told.as_of_ms, **hidden}
 
 
 def _six(value: float) -> float:

@@ -131,7 +131,7 @@ def change_values(
             "to": target,
             "reason": reason,
             "confidence": None if transition == LEFT else confidence,
-            "explanation": None if transition == REMAPPED else explanation,
+            "explanation": None if transition in (REMAPPED, LEFT) else explanation,
             "lifecycle": None if transition == LEFT else life,
             "model": told.model,
             "position": position,
@@ -188,10 +188,11 @@ def _explanations(told: Told, catalog: Catalog) -> Iterator[Value | None]:
         catalog, scored.raw[moves.row], scored.x[moves.row], moves.centre_before, moves.centre_after
     )
     names = (*catalog.features, INTEREST)
+    silent = np.isin(moves.after, list(catalog.hidden))
     shown = np.where(catalog.interest[found.column], len(catalog.features), found.column)
-    table = _rows(shown, *map(rounded, found.numbers()))
+    table = _rows(silent, shown, *map(rounded, found.numbers()))
     firsts = (moves.before == 0).tolist()
-    for i, (row, first) in enumerate(zip(table, firsts, strict=True)):
+    for i, ((hides, *row), first) in enumerate(zip(table, firsts, strict=True)):
         yield {
             "features": [
                 {
@@ -203,9 +204,9 @@ def _explanations(told: Told, catalog: Catalog) -> Iterator[Value | None]:
                     "contribution": contribution,
                 }
                 for feature, user, segment, previous, population, contribution in zip(*row, strict=True)
-                if contribution > 0
+                if contribution > 0 and not hides
             ],
-            "counterfactual": _counterfactual(told, i, catalog),
+            "counterfactual": None if hides else _counterfactual(told, i, catalog),
         }
 
 

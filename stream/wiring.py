@@ -40,6 +40,7 @@ def one_thread() -> None:
 def build_pipeline(config: Config, probe: Probe = no_probe) -> Pipeline:
     from ..encoders import make_publisher
     from .features import Features
+    from .privacy.keyfile import pseudonyms
     from .segmenter import make_segmenter
 
     if config.encoder.kind == "autoencoder":
@@ -49,7 +50,8 @@ def build_pipeline(config: Config, probe: Probe = no_probe) -> Pipeline:
     features = Features(config.features)
     publisher = make_publisher(config.encoder, features.d)
     segmenter = make_segmenter(config.segmenter, publisher.d_out)
-    return Pipeline(config, features, publisher, segmenter, probe, secrets.randbits(62))
+    salt = secrets.randbits(62)
+    return Pipeline(config, features, publisher, segmenter, probe, salt, pseudonyms(config))
 
 
 def build_store(config: Config) -> Store:

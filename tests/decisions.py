@@ -82,6 +82,7 @@ class Stage:
     """As much of a pipeline as the narrator asks for, driven by points instead of events."""
 
     config_hash = "0123456789abcdef" * 2
+    pseudonyms = ledger = chain = None
 
     def __init__(self, centres, users_max=64, names=None, **config):
         k, e = np.shape(centres)

@@ -9,7 +9,7 @@ from ..config import Config
 from ..events import MANIFEST, Manifest, Output
 from ..pipeline import Pipeline
 from ..ports import DiskFailed, InputError, Sink, Source, SourceGone, StateMismatch, Store
-from ..replica import Replica
+from ..replica import Replica, check_user_key
 from ..snapshots import DirectoryStore
 from .auditor import Progress
 
@@ -88,6 +88,7 @@ class Past(Replica):
 
     def go_to(self, manifest: Manifest) -> None:
         """Raises ReplayMismatch, SourceGone; StateMismatch where another configuration made that step."""
+        check_user_key(manifest, self.pipeline)
         if manifest.config_hash != self.pipeline.config_hash:
             raise StateMismatch(
                 f"step {manifest.step} was made with configuration {manifest.config_hash}, this process has "

@@ -30,6 +30,7 @@ from ..ports import (
     StateMismatch,
     Store,
 )
+from ..replica import check_user_key
 from .auditor import TOPICS, Auditor, Progress
 from .comparison import Comparison, Difference, Tally
 from .kept import Loaded, OldestFirst
@@ -173,6 +174,7 @@ class Verification:
         return auditor
 
     def _check_made_here(self, epoch: Epoch, pipeline: Pipeline) -> None:
+        check_user_key(epoch.last, pipeline)
         if epoch.config_hash != pipeline.config_hash:
             raise StateMismatch(
                 f"step {epoch.last.step} was made with configuration {epoch.config_hash}, this process has "

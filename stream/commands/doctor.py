@@ -14,6 +14,7 @@ import orjson
 from ..checkup import Finding, Status, fail, ok, packages, python, settings, unit
 from ..config import keys
 from ..ports import ConfigError
+from ..privacy.checkup import user_key
 from .options import as_json, configuration, configured
 
 _COLOURS = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "red"}
@@ -55,6 +56,7 @@ def examine(config_path: Path | None, overrides: Sequence[str]) -> Iterator[Find
         return
     yield ok("configuration", f"{config_path or 'defaults'}: valid")
     yield from settings(config)
+    yield from user_key(config)
     from ..kafka.checkup import broker
 
     yield from broker(config.kafka)

@@ -87,10 +87,9 @@ class Experiment(Pipeline):
         self.attribution.remember(scored, self.publisher.version)
         return None
 
-    def _decide(self, scored: Scored, step: Step) -> Moves:
-        self.scored = scored
-        self.moves = super()._decide(scored, step)
-        return self.moves
+    def _decide(self, scored: Scored, step: Step) -> tuple[Scored, Moves, bool]:
+        self.scored, self.moves, refolded = super()._decide(scored, step)
+        return self.scored, self.moves, refolded
 
 
 def experiment(config: Config) -> tuple[Held, Experiment]:

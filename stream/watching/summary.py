@@ -93,7 +93,8 @@ def segments_of(pipeline: Pipeline, truth: Sequence[Span]) -> dict[str, int]:
     """user id -> present segment, for those users of the truth who are in one."""
     found: dict[str, int] = {}
     for span in truth:
-        slot = pipeline.users.slot(("\x00" if span.anonymous else "") + span.user_id)
+        name = ("\x00" if span.anonymous else "") + span.user_id
+        slot = pipeline.users.slot(name if pipeline.pseudonyms is None else pipeline.pseudonyms.name(name))
         segment = 0 if slot is None else int(pipeline.membership.segment[slot])
         if segment:
             found[span.user_id] = segment
@@ -105,7 +106,7 @@ def _segments(pipeline: Pipeline, sizes: Mapping[int, int]) -> list[Segment]:
     rows = []
     for centre in range(pipeline.membership.k):
         segment_id = int(pipeline.membership.ids[centre])
-        if segment_id:
+        if segment_id in sizes:  # not where it is folded into another one
             users, profile = sizes[segment_id], pipeline.catalog.profile(centre)
             life = life_words(profile.vital, pipeline.lifecycle.shares(centre)["stage"])
             traits = tuple(_traits(profile))
