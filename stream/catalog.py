@@ -237,6 +237,10 @@ class Catalog:
         }
         return all(reason in liked or reason in signs for reason in reasons)
 
+    def clear(self, slots: I32) -> None:
+        """Forget when these users were last learned from."""
+        self.sightings.clear(slots)
+
     def snapshot(self) -> State:
         return {
             "raw": self.raw.snapshot(),

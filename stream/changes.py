@@ -24,9 +24,11 @@ import orjson
 from .attribution import KINDS, Attribution, Verdict
 from .catalog import Catalog, Profile
 from .clock import Clock
+from .control.receipts import Erased, erased_values
 from .events import (
     CATALOG,
     CHANGES,
+    CONTROL,
     I32,
     I64,
     LINEAGE,
@@ -37,6 +39,7 @@ from .events import (
     Reject,
     Scored,
     Step,
+    control_partition,
 )
 from .lineage import Lineage
 from .membership import Membership, Moves
@@ -126,6 +129,12 @@ class Narrator:
                     (p.membership.identities.renamed(profile.segment_id, p.clock.now_ms), was)
                 )
 
+    def answered(self, told: Told) -> None:
+        """Changes that a command made."""
+        self._told.append(told)
+        for kind in told.verdict.kind:
+            self._reasons[kind] += 1
+
     def rejected(self, rejects: Sequence[Reject]) -> None:
         self._rejects = rejects
 
@@ -183,6 +192,8 @@ class Narrator:
         p, records = self._pipeline, self._current.records
         changed, member = self._headers("change"), self._headers("member", "/members")
         values = change_values(told, records, p.catalog, p.clock.now_ms)
+        if isinstance(told, Erased):
+            values = erased_values(told, values)
         for change, row in zip(values, told.cause.tolist(), strict=True):
             key = change["user"]["key"].encode()
             ce_id = ("ce_id", b"%b:%d" % (key, change["position"]["sequence"]))
@@ -200,8 +211,7 @@ class Narrator:
             headers = (
                 ("reason", reject.reason.value.encode()),
                 ("detail", (reject.detail + cut).encode()),
-                ("partition", str(int(records.partitions[row])).encode()),
-                ("offset", str(int(records.offsets[row])).encode()),
+                *_position(int(records.partitions[row]), int(records.offsets[row])),
                 *_traceparent(records.traceparents.get(row)),
             )
             yield OutRecord(REJECTED, key, value, headers)
@@ -234,6 +244,14 @@ def _bounded(key: bytes | None, value: bytes | None) -> tuple[bytes | None, byte
     key = key if len(key or b"") <= _REJECT_KEY_BYTES_MAX else None
     value = None if value is None else value[: REJECT_BYTES_MAX - len(key or b"")]
     return key, value, "; cut here, the whole record stands at this partition and offset of the input"
+
+
+def _position(partition: int, offset: int) -> Headers:
+    """Where a record stands; the topic is said only where it is not that of the events."""
+    topic: Headers = ()
+    if partition < 0:
+        topic, partition = (("topic", CONTROL.encode()),), control_partition(partition)
+    return (*topic, ("partition", str(partition).encode()), ("offset", str(offset).encode()))
 
 
 def _traceparent(value: bytes | None) -> Headers:

@@ -23,6 +23,7 @@ VERBS = {
     "validate": "events checked against the contract; one line per problem; exit code",
     "verify": "replays manifests against the log, compares every hash and record; says the first difference",
     "replay": "rebuilds the state of the past: --until STEP or TIME",
+    "control": "a command for the engine: erase a user, consent, merge, pin, rename, freeze",
     "eval": "quality against truth and against named peers, as a table and JSON",
     "bench": "speed against named peers in one run, as a table and JSON",
     "doctor": "configuration, broker, topics, permissions, versions: what is wrong and what to do",

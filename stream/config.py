@@ -22,6 +22,7 @@ from msgspec import Meta
 
 from .config_checks import check_together
 from .config_sections import (
+    Control,
     Encoder,
     Engine,
     Features,
@@ -40,6 +41,7 @@ from .ports import ConfigError
 __all__ = [
     "Config",
     "ConfigError",
+    "Control",
     "Encoder",
     "Engine",
     "Features",
@@ -66,6 +68,7 @@ class Config(Frozen, frozen=True):
     encoder: Encoder = Encoder()
     segmenter: Segmenter = Segmenter()
     membership: Membership = Membership()
+    control: Control = Control()
     engine: Engine = Engine()
     kafka: Kafka = Kafka()
     http: Http = Http()
@@ -76,7 +79,7 @@ class Config(Frozen, frozen=True):
         return hashlib.blake2b(msgspec.json.encode(pure, order="sorted"), digest_size=16).hexdigest()
 
 
-PURE_SECTIONS = ("input", "time", "features", "encoder", "segmenter", "membership")
+PURE_SECTIONS = ("input", "time", "features", "encoder", "segmenter", "membership", "control")
 SECTIONS: Mapping[str, type[Frozen]] = {
     name: hint for name, hint in get_type_hints(Config).items() if name in Config.__struct_fields__
 }

@@ -60,6 +60,26 @@ class Reason(StrEnum):
     TOMBSTONE = "tombstone"
 
 
+# --- the second input -----------------------------------------------------------------------------
+
+CONTROL = "segment.control"
+"""Commands, ordered with the data: partition p of this topic is partition -1 - p of the records and ranges."""
+
+
+def is_control(partitions: I32) -> Bool:
+    """(n,) which records are commands."""
+    return partitions < 0
+
+
+def control_partition(partition: Any) -> Any:
+    """The number of a control topic's partition among those of both inputs; undoes itself.
+
+    >>> control_partition(0), control_partition(-1), control_partition(2)
+    (-1, 0, -3)
+    """
+    return -1 - partition
+
+
 # --- records and steps ----------------------------------------------------------------------------
 
 
@@ -67,7 +87,7 @@ class Reason(StrEnum):
 class Records:
     """What a source hands over: n raw records in (partition, offset) order."""
 
-    partitions: I32  # (n,)
+    partitions: I32  # (n,) below 0: a command, see CONTROL
     offsets: I64  # (n,)
     keys: Sequence[bytes | None]
     values: Sequence[bytes | None]
@@ -213,7 +233,7 @@ class OutRecord:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Every input offset of a step is in exactly one of accepted, duplicates, late, rejected."""
+    """Every input offset of a step is in exactly one of accepted, duplicates, late, rejected, commands."""
 
     records: int = 0
     accepted: int = 0
@@ -223,6 +243,8 @@ class Counts:
     future: int = 0  # accepted, with its time clamped
     clamped: int = 0  # accepted, with a value clamped
     by_type: Mapping[str, int] = field(default_factory=dict)  # accepted events by channel
+    withheld: int = 0  # accepted, and not used: of users erased in this step, or without consent
+    commands: int = 0  # of the control topic, obeyed
 
     def plus(self, other: Counts) -> Counts:
         return Counts(
@@ -234,10 +256,13 @@ class Counts:
             self.future + other.future,
             self.clamped + other.clamped,
             _sum(self.by_type, other.by_type),
+            self.withheld + other.withheld,
+            self.commands + other.commands,
         )
 
     def balanced(self) -> bool:
-        return self.records == self.accepted + self.duplicates + self.late + sum(self.rejected.values())
+        counted = self.accepted + self.duplicates + self.late + self.commands
+        return self.records == counted + sum(self.rejected.values())
 
 
 def _sum(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:

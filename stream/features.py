@@ -16,7 +16,7 @@ import numpy as np
 
 from .config import Features as Config
 from .digest import content_hash
-from .events import F32, I32, Bool, Events
+from .events import F32, F64, I32, Bool, Events
 from .interest import Interest
 from .ports import State
 from .scaling import Columns, Scaling
@@ -75,6 +75,15 @@ class Features:
     def clear(self, slots: I32) -> None:
         self._windows.clear(slots)
         self._interest.clear(slots)
+
+    def scrub(self) -> None:
+        """Overwrite what is left in memory of users who were cleared."""
+        self._windows.scrub()
+
+    @property
+    def learned_rows(self) -> F64:
+        """(2,) rows behind the scaling's moments, at most 100,000: activity, interest."""
+        return self._scaling.rows
 
     def fingerprint(self) -> bytes:
         """Of what was learned from all users together; each user's own state shows in the rows."""

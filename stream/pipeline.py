@@ -20,6 +20,7 @@ from .catalog import Catalog
 from .changes import Narrator
 from .clock import Clock
 from .config import Config
+from .control.control import Control
 from .digest import Chain, output_hash
 from .events import F32, I32, Counts, Events, Manifest, Output, Reject, Scored, Step
 from .features import Features
@@ -61,6 +62,7 @@ class Pipeline:
         self.attribution = Attribution(config.features.users_max, publisher.d_out)
         self.catalog = Catalog(config.membership, segmenter.k, self.features.names)
         self.narrator = Narrator(self)
+        self.control = Control(self, config)
         self.chain = Chain(self.config_hash)
         self._sweeps = config.features.sweep_rows_max > 0
 
@@ -72,8 +74,9 @@ class Pipeline:
             partitions = step.records.partitions[decoded.row]
             undated = len(step.records) > 0 and not len(decoded)
             clocked = self.clock.advance(decoded.time_ms, partitions, step.as_of_ms, undated)
+            rejects += self.control.obey(step)
             admitted = self.admission.admit(decoded, clocked)
-            events = admitted.events
+            events = self.control.screen(admitted.events)
         with self.probe("windows"):
             self._release(self.users.leaving(events.users, self.clock.watermark_ms), step)
             slots = self.users.touch(events)  # (n,) one slot per event
@@ -93,8 +96,8 @@ class Pipeline:
             self.catalog.learn(self.membership.centre, slots, events, scored)
         with self.probe("changes"):
             self.narrator.profiles(force=started or intervened or step.closing)
-            self.narrator.rejected(rejects)
-            counts = count(step, decoded, admitted, rejects)
+            self.narrator.rejected(sorted(rejects, key=lambda reject: reject.row))
+            counts = count(step, decoded, admitted, rejects, self.control)
             return self._sign(step, counts, touched, raw, scored, moves, publication)
 
     # --- the stages that are more than one call ----------------------------------------------------------
@@ -103,9 +106,13 @@ class Pipeline:
         """Say farewell to users whose windows are empty, or who make room for others; forget their state."""
         if len(gone):
             self.narrator.left(self.membership.leave(gone, step.number))
-            for part in (self.features, self.membership, self.attribution):
-                part.clear(gone)
-            self.users.release(gone)
+            self.forget(gone)
+
+    def forget(self, slots: I32) -> None:
+        """Nobody has these slots any more, and nothing of who had them is left in them."""
+        for part in (self.features, self.membership, self.attribution, self.catalog):
+            part.clear(slots)
+        self.users.release(slots)
 
     def _warm_start(self, touched: I32, raw: F32, step: Step) -> bool:
         """Start scaling, encoder and centres together from the warm-up buffer, once it is full."""
@@ -119,6 +126,7 @@ class Pipeline:
         self.publisher.warm(x)
         self.segmenter.seed(self.publisher.encode(x))
         self.narrator.born(self.membership.begin(self.clock.now_ms, self.segmenter.used))
+        self.control.placed()
         return True
 
     def _tend(self) -> bool:
@@ -130,6 +138,7 @@ class Pipeline:
             self.narrator.intervened(self.membership.intervene(interventions, self.clock.now_ms))
             self.attribution.intervene(interventions)
             self.catalog.intervene(interventions)
+            self.control.placed()
         return bool(interventions)
 
     def _score(self, touched: I32, raw: F32, everybody: bool) -> Scored:
@@ -176,7 +185,7 @@ class Pipeline:
         state_hash = chain.link(
             touched, raw, scored.slots, scored.x, scored.z, moves.slot, moves.after,
             self.segmenter.fingerprint(), self.features.fingerprint(), self.publisher.fingerprint(),
-            str(self.clock.now_ms).encode(),
+            str(self.clock.now_ms).encode(), self.control.fingerprint(),
         )  # fmt: skip
         manifest = Manifest(
             step=step.number,
@@ -267,12 +276,12 @@ class Pipeline:
 
 STATEFUL = (
     "clock", "admission", "users", "features", "warmup", "publisher", "segmenter",
-    "membership", "attribution", "catalog", "chain",
+    "membership", "attribution", "catalog", "control", "chain",
 )  # fmt: skip
 
 
-def count(step: Step, decoded: Events, admitted: Admitted, rejects: list[Reject]) -> Counts:
-    """Every record of the step in exactly one of accepted, duplicates, late, rejected."""
+def count(step: Step, decoded: Events, admitted: Admitted, rejects: list[Reject], control: Control) -> Counts:
+    """Every record of the step in exactly one of accepted, duplicates, late, rejected, commands."""
     reasons = [reject.reason.value for reject in rejects]
     counts = Counts(
         records=len(step.records),
@@ -283,6 +292,8 @@ def count(step: Step, decoded: Events, admitted: Admitted, rejects: list[Reject]
         future=admitted.future,
         clamped=decoded.clamped,
         by_type=admitted.by_type(),
+        withheld=control.withheld,
+        commands=control.obeyed,
     )
     assert counts.balanced(), f"coverage: {counts.records} records, but {counts}"
     return counts

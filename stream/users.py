@@ -139,6 +139,11 @@ class Users:
         for array in (self.last_ms, self.first_ms, self.events_seen):
             array[slots] = 0
 
+    def scrub(self) -> None:
+        """Overwrite what is left in memory of the names of users who were released."""
+        self._roster.scrub()
+        self._asked = (), ([], np.empty(0, np.int32))
+
     def silent(self, touched: I32, features: Windowed, now_ms: int, everybody: bool) -> I32:
         """Users without an event in this step who are due for another row, ascending.
 

@@ -108,6 +108,10 @@ class Windows:
         drop(self._pool.slabs, slots)
         self._due_ms[slots] = 0
 
+    def scrub(self) -> None:
+        """Overwrite what is left in memory of blocks that are not in use."""
+        self._pool.scrub()
+
     def _advance(self, now_ms: int) -> None:
         grid = self._grid
         np.maximum(grid.heads, now_ms // grid.tile_ms, out=grid.heads)

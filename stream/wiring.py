@@ -58,13 +58,19 @@ def build_store(config: Config) -> Store:
     return ForkedStore(store) if hasattr(os, "fork") else store
 
 
-def file_ports(input_path: str, output: str, follow: bool = False) -> tuple[Source, Sink]:
-    """Source and sink of a run without a broker; `-` is stdin or stdout."""
+def file_ports(
+    input_path: str, output: str, follow: bool = False, control: str | None = None
+) -> tuple[Source, Sink]:
+    """Source and sink of a run without a broker; `-` is stdin or stdout. `control`: a file of commands."""
     from ..sinks.files import FileSink, StdoutSink
+    from .control.source import WithCommands
     from .sources import FileSource
 
     sink: Sink = StdoutSink() if output == "-" else FileSink(Path(output))
-    return FileSource(input_path, follow), sink
+    source: Source = FileSource(input_path, follow)
+    if control is not None:
+        source = WithCommands(source, FileSource(control, follow))
+    return source, sink
 
 
 def kafka_library(

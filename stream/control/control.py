@@ -1,0 +1,239 @@
+"""The obeying of commands: before the events of their step, in (partition, offset) order.
+
+    erase      what is kept about a user is gone at the end of the step, and its place is as if never used; a receipt
+               says what is gone and what may be left (`residual.py`)
+    consent    withdrawn: the same, and the user's events are withheld from then on, until consent is given again
+    merge      what `from` does is `into`'s from now on, and so is what it did (`merging.py`)
+    pin        the user is held in a segment, until it is let go
+    rename     the segment has this name, until the engine may name it again
+    freeze     nothing is learned until learning goes on
+
+A user here is a person: a name that was merged into another stands for that one, in every command. Who is erased
+in a step has no events in it, before or behind the command: partitions of two topics have no common order.
+
+A command that cannot be done (a segment that is not there, a table that is full) is rejected like a bad event:
+`schema`, and the detail says why. A command about a user who is not known is answered all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+import xxhash
+
+from ..attribution import ERASURE, Attribution, Verdict
+from ..catalog import Catalog
+from ..clock import Clock
+from ..config import Config
+from ..decoding.refusals import Problem
+from ..events import I32, Events, Reason, Reject, Step, is_control
+from ..features import Features
+from ..lineage import Lineage
+from ..membership import Membership, Moves
+from ..ports import State
+from ..users import Users
+from ..values import Told
+from ..warmup import Warmup
+from .commands import Any_, Consent, Erase, Freeze, Merge, Pin, Rename, decode
+from .people import Aliases, Refusals
+from .receipts import Erased, nowhere, receipt
+from .residual import Residual
+
+
+class Teller(Protocol):
+    """Who publishes what came of a command."""
+
+    def answered(self, told: Told) -> None: ...
+    def born(self, lineage: Sequence[Lineage]) -> None: ...
+
+
+class House(Protocol):
+    """What commands read and change of the pipeline."""
+
+    config_hash: str
+    clock: Clock
+    users: Users
+    features: Features
+    warmup: Warmup
+    membership: Membership
+    attribution: Attribution
+    catalog: Catalog
+
+    @property
+    def narrator(self) -> Teller: ...
+    def versions(self) -> dict[str, str | int]: ...
+    def forget(self, slots: I32) -> None: ...
+
+
+@dataclass(slots=True)
+class _Farewell:
+    """What the commands of one step came to for one user."""
+
+    row: int  # of the first command
+    moves: Moves
+    commands: list[str] = field(default_factory=list)
+    erased: list[str] = field(default_factory=list)
+    rows_max: int = 0
+    placed: bool = False
+
+
+class Control:
+    """Bounded by `control.*_max`: two names an alias, 64 bits a refusal, 12 bytes a pin."""
+
+    def __init__(self, house: House, config: Config) -> None:
+        self._house = house
+        self._size_max = config.input.value_max_bytes
+        self._residual = Residual(config)
+        self.aliases = Aliases(config.control.aliases_max)
+        self.refusals = Refusals(config.control.refusals_max, house.config_hash)
+        self.learning = True
+        self._placed_ms = 0  # when a centre was last placed; 0: never
+        self._digest = b""  # of every command that was obeyed
+        self._begin()
+
+    def _begin(self) -> None:
+        self._gone: set[str] = set()  # names of users erased in this step
+        self._farewells: dict[str, _Farewell] = {}
+        self.obeyed = self.withheld = 0
+
+    # --- what the pipeline asks, in this order ------------------------------------------------------------
+
+    def obey(self, step: Step) -> list[Reject]:
+        """Do what the step's commands say; those that cannot be done."""
+        self._begin()
+        rejects: list[Reject] = []
+        for row in np.flatnonzero(is_control(step.records.partitions)).tolist():
+            value = step.records.values[row]
+            command = decode(value, self._size_max)
+            problem = command if isinstance(command, Problem) else self._obey(command, row, step)
+            if problem is None:
+                self.obeyed += 1
+                self._digest = xxhash.xxh3_128(self._digest + (value or b"")).digest()
+            else:
+                rejects.append(Reject(row, *problem))
+        self._tell_farewells()
+        return rejects
+
+    def screen(self, events: Events) -> Events:
+        """Events under the names they are counted under, without those of users who are not to be kept."""
+        named = self.aliases.apply(events.users)
+        if named is not events.users:
+            events = replace(events, users=named)
+        unwanted = self._gone | self.refusals.among(dict.fromkeys(named))
+        if not unwanted:
+            return events
+        keep = np.fromiter((name not in unwanted for name in named), np.bool_, len(named))
+        self.withheld = len(keep) - int(keep.sum())
+        return events.take(keep)
+
+    def placed(self) -> None:
+        """Centres were placed in this step."""
+        self._placed_ms = self._house.clock.now_ms
+
+    # --- the commands -------------------------------------------------------------------------------------
+
+    def _obey(self, command: Any_, row: int, step: Step) -> Problem | None:
+        match command:
+            case Erase():
+                self._erase(command, row, step)
+                return None
+            case Consent():
+                return self._consent(command, row, step)
+            case Merge() | Pin() | Rename() | Freeze():
+                return _impossible("command: this version does not know it yet")
+
+    def _consent(self, command: Consent, row: int, step: Step) -> Problem | None:
+        name = self.aliases.of(command.user.name)
+        if command.segmentation:
+            self.refusals.drop(name)
+            return None
+        names = [name, *self.aliases.leading_to(name)]
+        if not self.refusals.room(names):
+            return _impossible("consent: control.refusals_max is reached, so it could not be kept")
+        self.refusals.add(names)
+        self._erase(command, row, step)
+        return None
+
+    def _erase(self, command: Erase | Consent, row: int, step: Step) -> None:
+        """Forget a user; told at the end of the commands, once."""
+        house = self._house
+        name = self.aliases.of(command.user.name)
+        others = self.aliases.leading_to(name)
+        slot = house.users.slot(name)
+        if name not in self._farewells:
+            self._farewells[name] = _Farewell(row, nowhere(step.number))
+        farewell = self._farewells[name]
+        farewell.commands.append(command.command_id)
+        if others:
+            self.aliases.drop(others)
+            farewell.erased.append("aliases")
+        self._gone.update((name, *others))
+        if slot is not None:
+            self._clear(farewell, np.array([slot], np.int32), step)
+
+    def _clear(self, farewell: _Farewell, slot: I32, step: Step) -> None:
+        """Forget who has this slot (1,)."""
+        house = self._house
+        farewell.erased += ["name", "windows", "interest", "sightings"]
+        if house.warmup.done:
+            farewell.rows_max += int(house.users.events_seen[slot[0]])
+            farewell.placed |= int(house.users.first_ms[slot[0]]) <= self._placed_ms
+            farewell.erased.append("anchor")
+        elif house.warmup.forget(slot):
+            farewell.erased.append("warm_up")
+        moves = house.membership.leave(slot, step.number)
+        if len(moves):
+            farewell.moves = moves
+            farewell.erased.append("membership")
+        house.forget(slot)
+
+    def _tell_farewells(self) -> None:
+        house = self._house
+        for name, farewell in self._farewells.items():
+            held = bool(farewell.erased)
+            residual = self._residual.of(farewell.rows_max, farewell.placed, house.features) if held else None
+            house.narrator.answered(
+                Erased(
+                    moves=farewell.moves,
+                    names=[name],
+                    verdict=Verdict.of_all(ERASURE, 1),
+                    model={**house.versions(), "config": house.config_hash},
+                    scored=None,
+                    cause=np.array([farewell.row], np.int64),
+                    event_time_ms=np.zeros(1, np.int64),
+                    receipts=[
+                        receipt(farewell.commands, held, list(dict.fromkeys(farewell.erased)), residual)
+                    ],
+                )
+            )
+        if any(farewell.erased for farewell in self._farewells.values()):
+            house.features.scrub()
+            house.users.scrub()
+
+    # --- keeping ------------------------------------------------------------------------------------------
+
+    def fingerprint(self) -> bytes:
+        return self._digest
+
+    def snapshot(self) -> State:
+        return {
+            "aliases": self.aliases.snapshot(),
+            "refusals": self.refusals.snapshot(),
+            "learning": self.learning,
+            "placed_ms": self._placed_ms,
+            "digest": self._digest,
+        }
+
+    def restore(self, state: State) -> None:
+        self.aliases.restore(state["aliases"])
+        self.refusals.restore(state["refusals"])
+        self.learning = bool(state["learning"])
+        self._placed_ms = int(state["placed_ms"])
+        self._digest = state["digest"]
+
+
+def _impossible(detail: str) -> Problem:
+    return Problem(Reason.SCHEMA, detail)
