@@ -101,7 +101,7 @@ def kafka_ports(config: Config, on_phase: Callable[[Phase], None] | None = None)
     source = source_of(config.kafka, on_phase)
     client = client_of(config.kafka, source.stopping)
     sink = KafkaSink(config.kafka, client, source.group_metadata, config.engine.step_bytes_max)
-    return source, sink
+    return _with_commands(config.kafka, source, client), sink
 
 
 def kafka_reader_ports(config: Config) -> tuple[Source, Sink]:
@@ -109,7 +109,22 @@ def kafka_reader_ports(config: Config) -> tuple[Source, Sink]:
     from ..sinks.kafka import KafkaSink
 
     source_of, client_of = kafka_library(config.kafka)
-    return source_of(config.kafka), KafkaSink(config.kafka, client_of(config.kafka), None)
+    client = client_of(config.kafka)
+    return _with_commands(config.kafka, source_of(config.kafka), client), KafkaSink(
+        config.kafka, client, None
+    )
+
+
+def _with_commands(
+    config: Kafka, events: KafkaSource | LibrdkafkaSource, client: PythonClient | LibrdkafkaClient
+) -> Source:
+    """The events, and the commands of the control topic where there is to be one."""
+    from .control.source import WithCommands
+    from .kafka.commands import KafkaCommands
+    from .kafka.settings import control_topic
+
+    topic = control_topic(config)
+    return WithCommands(events, KafkaCommands(topic, lambda: client.log(topic))) if topic else events
 
 
 def build_engine(

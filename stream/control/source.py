@@ -25,16 +25,22 @@ class WithCommands:
         self._ended = False  # the events
         self.finite = events.finite
         self.wall_clock = events.wall_clock
-        self.mark = ""
+
+    @property
+    def mark(self) -> str:
+        return self._events.mark
+
+    @mark.setter
+    def mark(self, mark: str) -> None:
+        self._events.mark = mark
 
     def open(self, stopping: Callable[[], bool], meanwhile: Callable[[], None] = nothing) -> bool:
-        opened = self._events.open(stopping, meanwhile) and self._commands.open(stopping, meanwhile)
-        self.mark = self._events.mark
-        return opened
+        return self._events.open(stopping, meanwhile) and self._commands.open(stopping, meanwhile)
 
     def nearest(self, positions: Mapping[int, int]) -> Mapping[int, int]:
-        events, commands = _parted(positions)
-        return {**_as_commands(self._commands.nearest(commands)), **self._events.nearest(events)}
+        """Commands from their first: an epoch begins without knowing who withdrew consent, and must learn it."""
+        events, _ = _parted(positions)
+        return {**_as_commands(self._commands.nearest({})), **self._events.nearest(events)}
 
     def seek(self, positions: Mapping[int, int]) -> None:
         events, commands = _parted(positions)
