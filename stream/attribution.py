@@ -33,7 +33,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .events import F32, F64, I32, I64, Scored
+from .events import F32, F64, I32, I64, Bool, Scored
 from .membership import Moves
 from .ports import Intervention, Publisher, Segmenter, State
 
@@ -64,6 +64,13 @@ class Verdict:
     def of_all(kind: str, n: int) -> Verdict:
         """The same reason for n changes that nothing was compared for."""
         return Verdict((kind,) * n, np.zeros(n), np.zeros(n))
+
+    def by_operator(self, held: Bool) -> Verdict:
+        """The same, where some of the users (n,) went because they are held in a segment."""
+        if not held.any():
+            return self
+        kind = tuple(OPERATOR if one else kind for one, kind in zip(held.tolist(), self.kind, strict=True))
+        return Verdict(kind, np.where(held, 0.0, self.user_shift), np.where(held, 0.0, self.model_shift))
 
     @staticmethod
     def expiry(n: int) -> Verdict:

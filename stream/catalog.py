@@ -13,7 +13,7 @@ numbers too (`naming.notable`). A name says first what other segments have not g
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,6 +83,7 @@ class Catalog:
         self._rows: F64 = np.zeros(k)  # behind the means, fading like them
         self.labels = Labels(k, config.catalog_every_rows)
         self.segment_names = [""] * k  # by centre; "" before the first refresh, and where there is no segment
+        self._given: dict[int, str] = {}  # segment id -> the name an operator gave it
         self._former: dict[int, str] = {}  # segment id -> its last name, once it was given up
         self._young: Bool = np.zeros(k, np.bool_)  # (k,) centres whose segment has few members' rows yet
         self._reasons = [""] * k  # what each name says, as "+purchase" or "-money" or "=label", by "\n"
@@ -112,6 +113,7 @@ class Catalog:
         self._rows[centre] = 0.0
         if self.segment_names[centre]:
             self._former[int(self._ids[centre])] = self.segment_names[centre]
+        self._given.pop(int(self._ids[centre]), None)
         for segment_id in list(self._former)[:-FORMER_MAX]:
             del self._former[segment_id]
         self.segment_names[centre] = self._reasons[centre] = ""
@@ -159,6 +161,8 @@ class Catalog:
         for centre in live:
             if not self._still_true(centre, z[centre]):
                 self.segment_names[centre] = ""
+            if given := self._given.get(int(ids[centre])):
+                self.segment_names[centre], self._reasons[centre] = given, ""
         strength = standing(z)
         for centre in live:
             if not self.segment_names[centre]:
@@ -237,6 +241,19 @@ class Catalog:
         }
         return all(reason in liked or reason in signs for reason in reasons)
 
+    def rename(self, segment_id: int, names: Mapping[str, str] | None) -> str:
+        """Let a segment have an operator's names, by language; None takes them back. Shows at the next refresh.
+
+        Returns "" when it is done, else what is wrong; nothing has changed then.
+        """
+        if segment_id not in self._ids.tolist() or not segment_id:
+            return f"there is no segment {segment_id}"
+        if names is None:
+            self._given.pop(segment_id, None)
+        else:
+            self._given[segment_id] = names["en"]
+        return ""
+
     def clear(self, slots: I32) -> None:
         """Forget when these users were last learned from."""
         self.sightings.clear(slots)
@@ -256,6 +273,8 @@ class Catalog:
             "former_ids": np.array(list(self._former), np.int64),
             "former_names": list(self._former.values()),
             "young": self._young.copy(),
+            "given_ids": np.array(list(self._given), np.int64),
+            "given_names": list(self._given.values()),
         }
 
     def restore(self, state: State) -> None:
@@ -270,6 +289,7 @@ class Catalog:
         self._ids, self._sizes = state["ids"].copy(), state["sizes"].copy()
         self._former = dict(zip(state["former_ids"].tolist(), state["former_names"], strict=True))
         self._young = state["young"].copy()
+        self._given = dict(zip(state["given_ids"].tolist(), state["given_names"], strict=True))
 
 
 def standing(z: F64) -> F64:

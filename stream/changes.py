@@ -113,6 +113,8 @@ class Narrator:
         p = self._pipeline
         if len(scored.slots):
             verdict = p.attribution.judge(moves, scored, p.publisher, p.segmenter)
+            held = p.membership.pins.explains(moves.slot, moves.after) & ~moves.remapped()
+            verdict = verdict.by_operator(held)
             self._tell(moves, verdict, scored, *causes(moves, events, slots))
 
     def profiles(self, force: bool) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 
 from .confidence import PROVISIONAL_EVENTS, confidence
 from .config import Membership as MembershipConfig
+from .control.pins import Pins
 from .events import F64, I32, I64, Bool, Scored
 from .lineage import Identities, Lineage
 from .policy import Policy
@@ -71,8 +72,9 @@ class Moves:
 class Membership:
     """One row per user slot, allocated once: 28 bytes times `features.users_max`."""
 
-    def __init__(self, config: MembershipConfig, users_max: int, k: int) -> None:
+    def __init__(self, config: MembershipConfig, users_max: int, k: int, pins_max: int = 0) -> None:
         self.policy = Policy(config, users_max)
+        self.pins = Pins(pins_max)
         self.k = k
         self.identities = Identities(k)
         self._waiting = False  # some user may be unsettled
@@ -99,6 +101,7 @@ class Membership:
                 self._hand_over(one.centre, one.into)
             facts += self.identities.intervened(one, now_ms)
             self.policy.doubt(one.centre)
+        self.pins.follow(pair for fact in facts for pair in fact.remap)
         return tuple(facts)
 
     def _hand_over(self, centre: int, heir: int) -> None:
@@ -109,17 +112,20 @@ class Membership:
         self._waiting |= len(members) > 0
 
     def unsettled(self, most: int) -> I32:
-        """(n,) users who have not been told yet that their segment was given up: the first `most` slots."""
+        """(n,) users who have not been told yet that their segment was given up, or that they are held in
+        another one: the first `most` slots."""
+        pinned = self.pins.waiting(self.segment, self.ids)
         if not self._waiting:
-            return np.empty(0, np.int32)
+            return pinned[:most]
         waiting = np.flatnonzero((self.centre >= 0) & (self.segment != self.ids[self.centre]))
         self._waiting = len(waiting) > 0
-        return waiting[:most].astype(np.int32)
+        return np.union1d(waiting, pinned)[:most].astype(np.int32)
 
     def decide(self, scored: Scored, events_seen: I64, now_ms: int, step_number: int) -> Moves:
         """Place the m scored users; `events_seen` (m,). The changes, in the order of `scored`."""
         slots = scored.slots
         target = self.policy.decide(scored, self.centre[slots], self.since_ms[slots], now_ms)  # (m,)
+        target = self.pins.hold(slots, target, self.ids)
         rows = np.flatnonzero(self.ids[target] != self.segment[slots])
         moves = self._moves(rows, target[rows], scored, events_seen, now_ms, step_number)
         self._apply(moves)
@@ -193,6 +199,7 @@ class Membership:
         for name, empty in _SLABS.items():
             getattr(self, name)[slots] = empty
         self.policy.clear(slots)
+        self.pins.clear(slots)
 
     def sizes(self) -> dict[int, int]:
         """Users per public segment id, in order of ids; empty before `begin`.
@@ -217,6 +224,7 @@ class Membership:
             "counts": self._counts.copy(),
             "identities": self.identities.snapshot(),
             "policy": self.policy.snapshot(used),
+            "pins": self.pins.snapshot(),
         }
 
     def restore(self, state: State) -> None:
@@ -228,6 +236,7 @@ class Membership:
         self._waiting = True  # `unsettled` looks again
         self.identities.restore(state["identities"])
         self.policy.restore(state["policy"])
+        self.pins.restore(state["pins"])
 
 
 _SLABS: Mapping[str, int] = {

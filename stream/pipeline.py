@@ -58,7 +58,9 @@ class Pipeline:
         self.warmup = Warmup(config.segmenter)
         self.publisher = publisher
         self.segmenter = segmenter
-        self.membership = Membership(config.membership, config.features.users_max, segmenter.k)
+        self.membership = Membership(
+            config.membership, config.features.users_max, segmenter.k, config.control.pins_max
+        )
         self.attribution = Attribution(config.features.users_max, publisher.d_out)
         self.catalog = Catalog(config.membership, segmenter.k, self.features.names)
         self.narrator = Narrator(self)
@@ -80,7 +82,7 @@ class Pipeline:
         with self.probe("windows"):
             self._release(self.users.leaving(events.users, self.clock.watermark_ms), step)
             slots = self.users.touch(events)  # (n,) one slot per event
-            self.features.update(slots, events)
+            self.features.update(slots, events, self.control.learning)
             touched = np.unique(slots)  # (t,) each user once, however many events it sent
         with self.probe("rows"):
             raw = self.features.rows(touched, self.users, self.clock.now_ms)  # (t, d)
@@ -93,9 +95,11 @@ class Pipeline:
             self.narrator.moved(moves, scored, events, slots)
         with self.probe("learn"):
             publication = self._learn(scored)
-            self.catalog.learn(self.membership.centre, slots, events, scored)
+            if self.control.learning:
+                self.catalog.learn(self.membership.centre, slots, events, scored)
         with self.probe("changes"):
-            self.narrator.profiles(force=started or intervened or step.closing)
+            renamed = self.control.renamed
+            self.narrator.profiles(force=started or intervened or renamed or step.closing)
             self.narrator.rejected(sorted(rejects, key=lambda reject: reject.row))
             counts = count(step, decoded, admitted, rejects, self.control)
             return self._sign(step, counts, touched, raw, scored, moves, publication)
@@ -131,7 +135,7 @@ class Pipeline:
 
     def _tend(self) -> bool:
         """Let the segmenter rearrange its centres, and everybody who names them follow. Before anything is scored."""
-        if not self.warmup.done:
+        if not self.warmup.done or not self.control.learning:
             return False
         interventions = self.segmenter.tend()
         if interventions:
@@ -146,7 +150,8 @@ class Pipeline:
         if not self.warmup.done:
             return Scored.none(self.features.d, self.publisher.d_out, self.segmenter.k)
         silent = self.users.silent(touched, self.features, self.clock.now_ms, everybody)
-        untold = np.setdiff1d(self.membership.unsettled(UNTOLD_MAX), touched)
+        untold = np.union1d(self.membership.unsettled(UNTOLD_MAX), self.control.merged)
+        untold = np.setdiff1d(untold, touched)
         silent = np.union1d(silent, untold)
         raw = np.concatenate([raw, self.features.rows(silent, self.users, self.clock.now_ms)])  # (m, d)
         x = self.features.scale(raw)  # (m, d)
@@ -163,7 +168,7 @@ class Pipeline:
         """After scoring, never before: touched users only, once each, in slot order."""
         self.attribution.remember(scored, self.publisher.version)
         t = scored.touched
-        if not t:
+        if not t or not self.control.learning:
             return None
         self.segmenter.learn(scored.z[:t])
         self.features.learn(scored.raw[:t])

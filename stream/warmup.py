@@ -48,6 +48,13 @@ class Warmup:
         found = [self._row_of.pop(slot, None) is not None for slot in slots.tolist()]
         return any(found)
 
+    def holds(self, slot: int) -> bool:
+        return slot in self._row_of
+
+    def put(self, slot: int, row: F32) -> None:
+        """The row (d,) of a user who is counted already."""
+        self._row_of[slot] = row.copy()
+
     def due(self, now_ms: int) -> bool:
         """Whether the rows there are have waited long enough, without more of them."""
         waited = self._first_ms is not None and now_ms - self._first_ms >= self._ms

@@ -24,7 +24,7 @@ from typing import Protocol
 import numpy as np
 import xxhash
 
-from ..attribution import ERASURE, Attribution, Verdict
+from ..attribution import ERASURE, OPERATOR, Attribution, Verdict
 from ..catalog import Catalog
 from ..clock import Clock
 from ..config import Config
@@ -38,6 +38,7 @@ from ..users import Users
 from ..values import Told
 from ..warmup import Warmup
 from .commands import Any_, Consent, Erase, Freeze, Merge, Pin, Rename, decode
+from .merging import carry
 from .people import Aliases, Refusals
 from .receipts import Erased, nowhere, receipt
 from .residual import Residual
@@ -97,6 +98,8 @@ class Control:
     def _begin(self) -> None:
         self._gone: set[str] = set()  # names of users erased in this step
         self._farewells: dict[str, _Farewell] = {}
+        self._merged: set[int] = set()  # slots
+        self.renamed = False
         self.obeyed = self.withheld = 0
 
     # --- what the pipeline asks, in this order ------------------------------------------------------------
@@ -119,13 +122,14 @@ class Control:
 
     def screen(self, events: Events) -> Events:
         """Events under the names they are counted under, without those of users who are not to be kept."""
-        named = self.aliases.apply(events.users)
-        if named is not events.users:
+        called, named = events.users, self.aliases.apply(events.users)
+        if named is not called:
             events = replace(events, users=named)
         unwanted = self._gone | self.refusals.among(dict.fromkeys(named))
         if not unwanted:
             return events
-        keep = np.fromiter((name not in unwanted for name in named), np.bool_, len(named))
+        kept = (a not in unwanted and b not in self._gone for a, b in zip(named, called, strict=True))
+        keep = np.fromiter(kept, np.bool_, len(named))
         self.withheld = len(keep) - int(keep.sum())
         return events.take(keep)
 
@@ -142,8 +146,14 @@ class Control:
                 return None
             case Consent():
                 return self._consent(command, row, step)
-            case Merge() | Pin() | Rename() | Freeze():
-                return _impossible("command: this version does not know it yet")
+            case Merge():
+                return self._merge(command, row, step)
+            case Pin():
+                return self._pin(command)
+            case Rename():
+                return self._rename(command)
+            case Freeze():
+                return self._freeze(command)
 
     def _consent(self, command: Consent, row: int, step: Step) -> Problem | None:
         name = self.aliases.of(command.user.name)
@@ -184,11 +194,93 @@ class Control:
             farewell.erased.append("anchor")
         elif house.warmup.forget(slot):
             farewell.erased.append("warm_up")
+        if house.membership.pins.of(slot).any():
+            farewell.erased.append("pin")
         moves = house.membership.leave(slot, step.number)
         if len(moves):
             farewell.moves = moves
             farewell.erased.append("membership")
         house.forget(slot)
+
+    def _merge(self, command: Merge, row: int, step: Step) -> Problem | None:
+        source, into = self.aliases.of(command.source.name), self.aliases.of(command.into.name)
+        if source == into:
+            same = command.source.name == command.into.name
+            known = self.aliases.of(command.source.name) != command.source.name
+            return None if known and not same else _impossible("merge: both are the same person already")
+        if {source, into} & self._gone:
+            return _impossible(
+                "merge: one of the two was erased in the same step; send it again if it is meant"
+            )
+        if self.aliases.full:
+            return _impossible("merge: control.aliases_max is reached, so it could not be kept")
+        if self.refusals.among((source, into)):
+            return _impossible("merge: one of the two withdrew consent; give it first")
+        self._unite(source, into, row, step)
+        self.aliases.add(source, into)
+        return None
+
+    def _unite(self, source: str, into: str, row: int, step: Step) -> None:
+        """Where both are known the state of one is added to the other's, else it is only called otherwise."""
+        house = self._house
+        slot, heir = house.users.slot(source), house.users.slot(into)
+        if slot is None:
+            return
+        slots = np.array([slot], np.int32)
+        moves = house.membership.leave(slots, step.number)
+        if len(moves):
+            model = {**house.versions(), "config": house.config_hash}
+            cause, time_ms = np.array([row], np.int64), np.zeros(1, np.int64)
+            verdict = Verdict.of_all(OPERATOR, 1)
+            house.narrator.answered(Told(moves, [source], verdict, model, None, cause, time_ms))
+        if heir is None:
+            house.users.rename(slot, into)
+            house.membership.clear(slots)
+            house.attribution.clear(slots)
+            self._merged.add(slot)
+        else:
+            carry(house, slot, heir)
+            house.forget(slots)
+            self._merged.add(heir)
+
+    def _pin(self, command: Pin) -> Problem | None:
+        members = self._house.membership
+        slot = self._house.users.slot(self.aliases.of(command.user.name))
+        if slot is None:
+            return _impossible("pin: the user is not known")
+        if command.segment_id is None:
+            members.pins.clear([slot])
+            return None
+        if command.segment_id not in members.ids.tolist():
+            return _impossible(f"pin: there is no segment {command.segment_id}")
+        if not members.pins.room(slot):
+            return _impossible("pin: control.pins_max is reached, so it could not be kept")
+        members.pins.put(slot, command.segment_id)
+        return None
+
+    def _rename(self, command: Rename) -> Problem | None:
+        if command.names is not None and command.name is not None:
+            return _impossible("rename: got names and a name, wanted one of them")
+        names = {"en": command.name} if command.name is not None else None
+        if command.names is not None:
+            chosen = (("en", command.names.en), ("zh", command.names.zh))
+            names = {language: name for language, name in chosen if name is not None}
+        if wrong := self._house.catalog.rename(command.segment_id, names):
+            return _impossible(f"rename: {wrong}")
+        self.renamed = True
+        return None
+
+    def _freeze(self, command: Freeze) -> Problem | None:
+        if self.learning != command.learning:
+            house, self.learning = self._house, command.learning
+            house.narrator.born([house.membership.identities.froze(self.learning, house.clock.now_ms)])
+        return None
+
+    @property
+    def merged(self) -> I32:
+        """Users whose row is another one since this step's commands, and who were told nothing yet."""
+        live = [slot for slot in sorted(self._merged) if self._house.users.last_ms[slot]]
+        return np.array(live, np.int32)
 
     def _tell_farewells(self) -> None:
         house = self._house
