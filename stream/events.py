@@ -152,6 +152,7 @@ class Events:
     token: U64  # (t,)
     labels: Sequence[str]  # (n,) what it was about, for people: top category, else item id, else ""
     clamped: int = 0  # how many values were clamped
+    consent: I8 | None = None  # (n,) to segmentation: +1 given, -1 withdrawn, 0 not said; None: nobody said
 
     def __len__(self) -> int:
         return len(self.users)
@@ -180,6 +181,7 @@ class Events:
             token=self.token[token_keep],
             labels=[self.labels[i] for i in chosen.tolist()],
             clamped=self.clamped,
+            consent=None if self.consent is None else self.consent[chosen],
         )
 
 

@@ -78,7 +78,7 @@ class Pipeline:
             clocked = self.clock.advance(decoded.time_ms, partitions, step.as_of_ms, undated)
             rejects += self.control.obey(step)
             admitted = self.admission.admit(decoded, clocked)
-            events = self.control.screen(admitted.events)
+            events = self.control.screen(admitted.events, step)
         with self.probe("windows"):
             self._release(self.users.leaving(events.users, self.clock.watermark_ms), step)
             slots = self.users.touch(events)  # (n,) one slot per event

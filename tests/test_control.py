@@ -12,6 +12,7 @@ import numpy as np
 import orjson
 import pytest
 import shop
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
@@ -20,11 +21,13 @@ from test_pipeline import KINDS, PLAIN, T0_MS, Driver, crowd
 import shoal.stream
 from shoal.encoders.replay import MEMORY
 from shoal.sinks.memory import MemorySink
+from shoal.stream.cli import shoal as shoal_cli
 from shoal.stream.control.commands import decode
 from shoal.stream.control.residual import RESERVOIR_MEMORY
 from shoal.stream.decoding.refusals import Problem
 from shoal.stream.events import CHANGES, MEMBERS, REJECTED, Output, OutRecord, Records, Step
 from shoal.stream.packing import pack
+from shoal.stream.ports import SourceGone
 from shoal.stream.snapshots import DirectoryStore
 from shoal.stream.sources import MemorySource
 
@@ -420,3 +423,69 @@ def test_the_mirror_of_a_run_with_commands_has_no_erased_user_and_all_others():
     for record in sink.records:
         if record.topic == CHANGES:
             check.validate(orjson.loads(record.value))
+
+
+# --- consent that events carry ------------------------------------------------------------------------------
+
+
+def test_an_event_that_withdraws_consent_ends_everything_and_one_that_gives_it_begins_anew():
+    """The receipt names no command but stands at the event; later events are withheld, whatever they say of it."""
+    driver = warm()
+    event = driver.event("u001", consent={"segmentation": False})
+    output = driver.step(driver.event("u001"), event, driver.event("u002"))
+    (change,) = changes(output)
+    validator(CHANGES).validate(change)
+    assert (change["transition"], change["receipt"]["command_ids"]) == ("erased", [])
+    assert (change["position"]["topic"], change["times"]["event_time"]) == ("behavior.events", T0_MS)
+    assert output.counts.withheld == 2
+    for more in ({}, {"consent": {"segmentation": False}}, {"consent": {"personalization": True}}):
+        output = driver.step(driver.event("u001", **more))
+        assert (output.counts.withheld, changes(output)) == (1, [])
+    driver.step(driver.event("u001", consent={"segmentation": True}))
+    assert driver.pipeline.users.slot("u001") is not None
+
+
+def test_an_event_does_not_lift_what_a_command_withdrew():
+    """Old devices send old consents; only a command undoes a command."""
+    driver = warm()
+    driver.obey(driver.consent("u001", given=False))
+    output = driver.step(driver.event("u001", consent={"segmentation": True}))
+    assert output.counts.withheld == 1
+
+
+def test_both_halves_of_decoding_know_what_an_event_says_of_consent():
+    """The fast half leaves such an event to the other one; unsaid and null are the same."""
+    decoder = warm().pipeline.decoder
+    bodies = [{}, {"consent": {"segmentation": False}}, {"consent": {"segmentation": None}}, {"consent": None},
+              {"consent": {"segmentation": True, "personalization": False}}]  # fmt: skip
+    base = {"event_id": "e", "type": "view", "user_id": "a", "event_time": T0_MS}
+    values = tuple(orjson.dumps(base | body) for body in bodies)
+    records = Records(np.zeros(5, np.int32), np.arange(5), (None,) * 5, values)
+    events, rejects = decoder.decode(records)
+    assert not rejects
+    assert events.consent.tolist() == [0, -1, 0, 0, 1]
+    none = Records(np.zeros(1, np.int32), np.arange(1), (None,), values[:1])
+    assert decoder.decode(none)[0].consent is None
+
+
+def test_a_file_of_commands_is_obeyed_after_the_input_and_verified_with_it(tmp_path):
+    """Through the command line: written, obeyed, gone on with, verified; and missed where it is left out."""
+    events, said, out = tmp_path / "events.jsonl", tmp_path / "control.jsonl", tmp_path / "out"
+    user = USERS[0].decode()
+    events.write_bytes(b"\n".join(v or b"" for v in shop.events()[:600]) + b"\n")
+    base = [arg for pair in shop.SMALL for arg in ("--set", pair)]
+    base += ["--set", "encoder.kind=identity"]
+    files = ["--input", str(events), "--output", str(out)]
+    call = CliRunner().invoke
+    assert call(shoal_cli, ["control", "erase", "--user", user, "--to", str(said)]).exit_code == 0
+    assert call(shoal_cli, ["run", *files, *base, "--control", str(said), "--json"]).exit_code == 0
+    assert call(shoal_cli, ["control", "erase", "--user", "nobody", "--to", str(said)]).exit_code == 0
+    done = call(shoal_cli, ["run", *files, *base, "--control", str(said), "--json"])
+    assert done.exit_code == 0, done.output
+    told = [json.loads(line) for line in (out / "segment.changes.jsonl").read_text().splitlines()]
+    receipts = [v for line in told if (v := line.get("value", line)).get("receipt")]
+    assert [r["user"]["key"] for r in receipts] == [user, "nobody"]
+    assert call(shoal_cli, ["verify", *files, *base, "--control", str(said), "--json"]).exit_code == 0
+    missed = call(shoal_cli, ["verify", *files, *base])
+    assert isinstance(missed.exception, SourceGone)
+    assert "--control" in str(missed.exception)

@@ -73,7 +73,8 @@ class House(Protocol):
 class _Farewell:
     """What the commands of one step came to for one user."""
 
-    row: int  # of the first command
+    row: int  # of the first command, or of the event that said so
+    time_ms: int  # of that event; 0: it was a command
     moves: Moves
     commands: list[str] = field(default_factory=list)
     erased: list[str] = field(default_factory=list)
@@ -117,21 +118,46 @@ class Control:
                 self._digest = xxhash.xxh3_128(self._digest + (value or b"")).digest()
             else:
                 rejects.append(Reject(row, *problem))
-        self._tell_farewells()
         return rejects
 
-    def screen(self, events: Events) -> Events:
+    def screen(self, events: Events, step: Step) -> Events:
         """Events under the names they are counted under, without those of users who are not to be kept."""
         called, named = events.users, self.aliases.apply(events.users)
         if named is not called:
             events = replace(events, users=named)
-        unwanted = self._gone | self.refusals.among(dict.fromkeys(named))
+        refusing = self._hear(events, step) if events.consent is not None else set()
+        self._tell_farewells()
+        unwanted = self._gone | refusing | self.refusals.among(dict.fromkeys(named))
         if not unwanted:
             return events
         kept = (a not in unwanted and b not in self._gone for a, b in zip(named, called, strict=True))
         keep = np.fromiter(kept, np.bool_, len(named))
         self.withheld = len(keep) - int(keep.sum())
         return events.take(keep)
+
+    def _hear(self, events: Events, step: Step) -> set[str]:
+        """What events themselves say about consent; who withdrew it in this step, at some event of it."""
+        assert events.consent is not None
+        last: dict[str, int] = {}  # name -> what was said last
+        first: dict[str, int] = {}  # name -> the first event that withdrew
+        for i in np.flatnonzero(events.consent).tolist():
+            name, said = events.users[i], int(events.consent[i])
+            last[name] = said
+            if said < 0:
+                first.setdefault(name, i)
+        already = self.refusals.among(first)
+        for name, i in first.items():
+            if name not in already:
+                names = [name, *self.aliases.leading_to(name)]
+                if self.refusals.room(names):  # else what says no is withheld, event by event
+                    self.refusals.add(names, by_command=False)
+                self._forget(name, int(events.row[i]), int(events.time_ms[i]), step)
+        for name, said in last.items():
+            if said > 0:
+                self.refusals.drop(name, by_command=False)
+        said_all = "\n".join(f"{name}{said}" for name, said in last.items())
+        self._digest = xxhash.xxh3_128(self._digest + said_all.encode("utf-8", "surrogatepass")).digest()
+        return set(first)
 
     def placed(self) -> None:
         """Centres were placed in this step."""
@@ -168,21 +194,23 @@ class Control:
         return None
 
     def _erase(self, command: Erase | Consent, row: int, step: Step) -> None:
-        """Forget a user; told at the end of the commands, once."""
-        house = self._house
-        name = self.aliases.of(command.user.name)
-        others = self.aliases.leading_to(name)
-        slot = house.users.slot(name)
-        if name not in self._farewells:
-            self._farewells[name] = _Farewell(row, nowhere(step.number))
-        farewell = self._farewells[name]
+        farewell = self._forget(self.aliases.of(command.user.name), row, 0, step)
         farewell.commands.append(command.command_id)
+
+    def _forget(self, name: str, row: int, time_ms: int, step: Step) -> _Farewell:
+        """Forget a user; told once, when commands and consents of the step are through."""
+        others = self.aliases.leading_to(name)
+        slot = self._house.users.slot(name)
+        if name not in self._farewells:
+            self._farewells[name] = _Farewell(row, time_ms, nowhere(step.number))
+        farewell = self._farewells[name]
         if others:
             self.aliases.drop(others)
             farewell.erased.append("aliases")
         self._gone.update((name, *others))
         if slot is not None:
             self._clear(farewell, np.array([slot], np.int32), step)
+        return farewell
 
     def _clear(self, farewell: _Farewell, slot: I32, step: Step) -> None:
         """Forget who has this slot (1,)."""
@@ -295,7 +323,7 @@ class Control:
                     model={**house.versions(), "config": house.config_hash},
                     scored=None,
                     cause=np.array([farewell.row], np.int64),
-                    event_time_ms=np.zeros(1, np.int64),
+                    event_time_ms=np.array([farewell.time_ms], np.int64),
                     receipts=[
                         receipt(farewell.commands, held, list(dict.fromkeys(farewell.erased)), residual)
                     ],
