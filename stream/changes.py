@@ -155,7 +155,7 @@ class Narrator:
 
     def lineage_by_kind(self) -> dict[str, int]:
         """How many facts of each kind this step had; those that occur."""
-        return dict(Counter(fact.kind for fact, _ in self._lineage))
+        return dict(Counter(fact.kind for fact, _ in self._lineage if fact.segment_id))
 
     def _tell(self, moves: Moves, verdict: Verdict, scored: Scored | None, cause: I64, time_ms: I64) -> None:
         if len(moves):

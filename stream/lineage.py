@@ -18,7 +18,8 @@ from .events import I64, Bool
 from .ports import Intervention, State
 
 FREEZE, UNFREEZE = "freeze", "unfreeze"
-KINDS = ("birth", "split", "merge", "rename", "death", FREEZE, UNFREEZE)
+KINDS = ("birth", "split", "merge", "rename", "death")
+"""What happens to segments; FREEZE and UNFREEZE are about all of them."""
 
 
 @dataclass(frozen=True, slots=True)

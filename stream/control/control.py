@@ -17,7 +17,7 @@ A command that cannot be done (a segment that is not there, a table that is full
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -37,7 +37,7 @@ from ..ports import State
 from ..users import Users
 from ..values import Told
 from ..warmup import Warmup
-from .commands import Any_, Consent, Erase, Freeze, Merge, Pin, Rename, decode
+from .commands import Any_, Consent, Erase, Freeze, Merge, Pin, Rename, Who, decode
 from .merging import carry
 from .people import Aliases, Refusals
 from .receipts import Erased, nowhere, receipt
@@ -85,8 +85,10 @@ class _Farewell:
 class Control:
     """Bounded by `control.*_max`: two names an alias, 64 bits a refusal, 12 bytes a pin."""
 
-    def __init__(self, house: House, config: Config) -> None:
+    def __init__(self, house: House, config: Config, known_as: Callable[[str], str] = str) -> None:
+        """`known_as`: the name that users of the events have inside, where it is another one than they came with."""
         self._house = house
+        self._known_as = known_as
         self._size_max = config.input.value_max_bytes
         self._residual = Residual(config)
         self.aliases = Aliases(config.control.aliases_max)
@@ -181,8 +183,12 @@ class Control:
             case Freeze():
                 return self._freeze(command)
 
+    def _person(self, who: Who) -> str:
+        """The name that a user is counted under."""
+        return self.aliases.of(self._known_as(who.name))
+
     def _consent(self, command: Consent, row: int, step: Step) -> Problem | None:
-        name = self.aliases.of(command.user.name)
+        name = self._person(command.user)
         if command.segmentation:
             self.refusals.drop(name)
             return None
@@ -194,7 +200,7 @@ class Control:
         return None
 
     def _erase(self, command: Erase | Consent, row: int, step: Step) -> None:
-        farewell = self._forget(self.aliases.of(command.user.name), row, 0, step)
+        farewell = self._forget(self._person(command.user), row, 0, step)
         farewell.commands.append(command.command_id)
 
     def _forget(self, name: str, row: int, time_ms: int, step: Step) -> _Farewell:
@@ -231,11 +237,11 @@ class Control:
         house.forget(slot)
 
     def _merge(self, command: Merge, row: int, step: Step) -> Problem | None:
-        source, into = self.aliases.of(command.source.name), self.aliases.of(command.into.name)
+        source, into = self._person(command.source), self._person(command.into)
         if source == into:
-            same = command.source.name == command.into.name
-            known = self.aliases.of(command.source.name) != command.source.name
-            return None if known and not same else _impossible("merge: both are the same person already")
+            own = self._known_as(command.source.name)
+            done = own != source and command.source != command.into
+            return None if done else _impossible("merge: both are the same person already")
         if {source, into} & self._gone:
             return _impossible(
                 "merge: one of the two was erased in the same step; send it again if it is meant"
@@ -273,7 +279,7 @@ class Control:
 
     def _pin(self, command: Pin) -> Problem | None:
         members = self._house.membership
-        slot = self._house.users.slot(self.aliases.of(command.user.name))
+        slot = self._house.users.slot(self._person(command.user))
         if slot is None:
             return _impossible("pin: the user is not known")
         if command.segment_id is None:

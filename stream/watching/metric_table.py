@@ -26,7 +26,7 @@ CHANGE_REASONS = (
     "other",
 )  # fmt: skip
 TOPICS = (CHANGES, MEMBERS, CATALOG, LINEAGE, REJECTED)
-PARTITION_LABELS = (*map(str, range(PARTITIONS_MAX)), "other", "control")
+PARTITION_LABELS = (*map(str, range(PARTITIONS_MAX)), "other")
 RANK_LABELS = (*map(str, range(1, RANKS_MAX + 1)), "other")
 
 Kind = Literal["counter", "gauge", "histogram", "summary"]

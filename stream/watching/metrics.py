@@ -222,15 +222,14 @@ class Metrics:
 
     def _set_lag(self, lag: Mapping[int, int]) -> None:
         seconds = self._lag.observe(lag, self._clock_s())
-        groups = {"other": [p for p in lag if p >= PARTITIONS_MAX], "control": [p for p in lag if p < 0]}
+        rest = [p for p in lag if not 0 <= p < PARTITIONS_MAX]  # the commands' too
         for partition, records in lag.items():
             if 0 <= partition < PARTITIONS_MAX:
                 self._made["shoal_lag_records"].labels(str(partition)).set(records)
                 self._made["shoal_lag_seconds"].labels(str(partition)).set(seconds.get(partition, 0.0))
-        for label, group in groups.items():
-            if group:
-                self._made["shoal_lag_records"].labels(label).set(sum(lag[p] for p in group))
-                self._made["shoal_lag_seconds"].labels(label).set(max(seconds.get(p, 0.0) for p in group))
+        if rest:
+            self._made["shoal_lag_records"].labels("other").set(sum(lag[p] for p in rest))
+            self._made["shoal_lag_seconds"].labels("other").set(max(seconds.get(p, 0.0) for p in rest))
 
     # --- building -------------------------------------------------------------------------------------------
 
