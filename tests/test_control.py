@@ -232,7 +232,7 @@ def test_the_rows_of_a_user_never_weigh_more_in_a_centre_than_the_receipt_says(b
         own = i < before
         centre += 0.05 * (rng.normal(size=d) - centre)
         weight = weight * 0.95 + (0.05 if own else 0.0)
-    bound = driver.pipeline.control._residual.of(mine, False, driver.pipeline.features)["centres"]
+    bound = driver.pipeline.control.farewells._residual.of(mine, False, driver.pipeline.features)["centres"]
     assert weight <= bound["weight_max"] + 1e-12
     halved = weight * (1 - 0.05) ** bound["halving_rows_max"]
     assert halved <= weight / 2 + 1e-12

@@ -17,69 +17,23 @@ A command that cannot be done (a segment that is not there, a table that is full
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import xxhash
 
-from ..attribution import ERASURE, OPERATOR, Attribution, Verdict
-from ..catalog import Catalog
-from ..clock import Clock
+from ..attribution import OPERATOR, Verdict
 from ..config import Config
 from ..decoding.refusals import Problem
 from ..events import I32, Events, Reason, Reject, Step, is_control
-from ..features import Features
-from ..lineage import Lineage
-from ..membership import Membership, Moves
 from ..ports import State
-from ..users import Users
 from ..values import Told
-from ..warmup import Warmup
 from .commands import Any_, Consent, Erase, Freeze, Merge, Pin, Rename, Who, decode
+from .farewells import Farewell, Farewells
+from .house import House
 from .merging import carry
 from .people import Aliases, Refusals
-from .receipts import Erased, nowhere, receipt
-from .residual import Residual
-
-
-class Teller(Protocol):
-    """Who publishes what came of a command."""
-
-    def answered(self, told: Told) -> None: ...
-    def born(self, lineage: Sequence[Lineage]) -> None: ...
-
-
-class House(Protocol):
-    """What commands read and change of the pipeline."""
-
-    config_hash: str
-    clock: Clock
-    users: Users
-    features: Features
-    warmup: Warmup
-    membership: Membership
-    attribution: Attribution
-    catalog: Catalog
-
-    @property
-    def narrator(self) -> Teller: ...
-    def versions(self) -> dict[str, str | int]: ...
-    def forget(self, slots: I32) -> None: ...
-
-
-@dataclass(slots=True)
-class _Farewell:
-    """What the commands of one step came to for one user."""
-
-    row: int  # of the first command, or of the event that said so
-    time_ms: int  # of that event; 0: it was a command
-    moves: Moves
-    commands: list[str] = field(default_factory=list)
-    erased: list[str] = field(default_factory=list)
-    rows_max: int = 0
-    placed: bool = False
 
 
 class Control:
@@ -90,17 +44,16 @@ class Control:
         self._house = house
         self._known_as = known_as
         self._size_max = config.input.value_max_bytes
-        self._residual = Residual(config)
+        self.farewells = Farewells(house, config)
         self.aliases = Aliases(config.control.aliases_max)
         self.refusals = Refusals(config.control.refusals_max, house.config_hash)
         self.learning = True
-        self._placed_ms = 0  # when a centre was last placed; 0: never
         self._digest = b""  # of every command that was obeyed
         self._begin()
 
     def _begin(self) -> None:
         self._gone: set[str] = set()  # names of users erased in this step
-        self._farewells: dict[str, _Farewell] = {}
+        self.farewells.begin()
         self._merged: set[int] = set()  # slots
         self.renamed = False
         self.obeyed = self.withheld = 0
@@ -128,7 +81,7 @@ class Control:
         if named is not called:
             events = replace(events, users=named)
         refusing = self._hear(events, step) if events.consent is not None else set()
-        self._tell_farewells()
+        self.farewells.tell()
         unwanted = self._gone | refusing | self.refusals.among(dict.fromkeys(named))
         if not unwanted:
             return events
@@ -163,7 +116,7 @@ class Control:
 
     def placed(self) -> None:
         """Centres were placed in this step."""
-        self._placed_ms = self._house.clock.now_ms
+        self.farewells.placed_ms = self._house.clock.now_ms
 
     # --- the commands -------------------------------------------------------------------------------------
 
@@ -203,38 +156,13 @@ class Control:
         farewell = self._forget(self._person(command.user), row, 0, step)
         farewell.commands.append(command.command_id)
 
-    def _forget(self, name: str, row: int, time_ms: int, step: Step) -> _Farewell:
-        """Forget a user; told once, when commands and consents of the step are through."""
-        others = self.aliases.leading_to(name)
-        slot = self._house.users.slot(name)
-        if name not in self._farewells:
-            self._farewells[name] = _Farewell(row, time_ms, nowhere(step.number))
-        farewell = self._farewells[name]
-        if others:
-            self.aliases.drop(others)
-            farewell.erased.append("aliases")
+    def _forget(self, name: str, row: int, time_ms: int, step: Step) -> Farewell:
+        """Forget a person, and the names that led to it."""
+        others = self.aliases.drop_to(name)
         self._gone.update((name, *others))
-        if slot is not None:
-            self._clear(farewell, np.array([slot], np.int32), step)
+        farewell = self.farewells.forget(name, row, time_ms, step)
+        farewell.erased += ["aliases"] if others else []
         return farewell
-
-    def _clear(self, farewell: _Farewell, slot: I32, step: Step) -> None:
-        """Forget who has this slot (1,)."""
-        house = self._house
-        farewell.erased += ["name", "windows", "interest", "sightings"]
-        if house.warmup.done:
-            farewell.rows_max += int(house.users.events_seen[slot[0]])
-            farewell.placed |= int(house.users.first_ms[slot[0]]) <= self._placed_ms
-            farewell.erased.append("anchor")
-        elif house.warmup.forget(slot):
-            farewell.erased.append("warm_up")
-        if house.membership.pins.of(slot).any():
-            farewell.erased.append("pin")
-        moves = house.membership.leave(slot, step.number)
-        if len(moves):
-            farewell.moves = moves
-            farewell.erased.append("membership")
-        house.forget(slot)
 
     def _merge(self, command: Merge, row: int, step: Step) -> Problem | None:
         source, into = self._person(command.source), self._person(command.into)
@@ -316,29 +244,6 @@ class Control:
         live = [slot for slot in sorted(self._merged) if self._house.users.last_ms[slot]]
         return np.array(live, np.int32)
 
-    def _tell_farewells(self) -> None:
-        house = self._house
-        for name, farewell in self._farewells.items():
-            held = bool(farewell.erased)
-            residual = self._residual.of(farewell.rows_max, farewell.placed, house.features) if held else None
-            house.narrator.answered(
-                Erased(
-                    moves=farewell.moves,
-                    names=[name],
-                    verdict=Verdict.of_all(ERASURE, 1),
-                    model={**house.versions(), "config": house.config_hash},
-                    scored=None,
-                    cause=np.array([farewell.row], np.int64),
-                    event_time_ms=np.array([farewell.time_ms], np.int64),
-                    receipts=[
-                        receipt(farewell.commands, held, list(dict.fromkeys(farewell.erased)), residual)
-                    ],
-                )
-            )
-        if any(farewell.erased for farewell in self._farewells.values()):
-            house.features.scrub()
-            house.users.scrub()
-
     # --- keeping ------------------------------------------------------------------------------------------
 
     def fingerprint(self) -> bytes:
@@ -349,7 +254,7 @@ class Control:
             "aliases": self.aliases.snapshot(),
             "refusals": self.refusals.snapshot(),
             "learning": self.learning,
-            "placed_ms": self._placed_ms,
+            "placed_ms": self.farewells.placed_ms,
             "digest": self._digest,
         }
 
@@ -357,7 +262,7 @@ class Control:
         self.aliases.restore(state["aliases"])
         self.refusals.restore(state["refusals"])
         self.learning = bool(state["learning"])
-        self._placed_ms = int(state["placed_ms"])
+        self.farewells.placed_ms = int(state["placed_ms"])
         self._digest = state["digest"]
 
 

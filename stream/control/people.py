@@ -24,6 +24,7 @@ class Aliases:
     def __init__(self, most: int) -> None:
         self._most = most
         self._root: dict[str, str] = {}
+        self._names: dict[str, list[str]] = {}  # root -> the names that lead to it
 
     def __len__(self) -> int:
         return len(self._root)
@@ -47,23 +48,27 @@ class Aliases:
         """From now on `name`, which leads nowhere, leads to `root`, which leads nowhere; whoever led to it, too."""
         assert name not in self._root, "a name leads to one other at most"
         assert root not in self._root, "and that one nowhere"
-        for other in self.leading_to(name):
-            self._root[other] = root
-        self._root[name] = root
+        others = [*self._names.pop(name, ()), name]
+        self._root |= dict.fromkeys(others, root)
+        self._names[root] = self._names.get(root, []) + others
 
     def leading_to(self, root: str) -> list[str]:
-        """Cost: a look at every alias."""
-        return [name for name, to in self._root.items() if to == root]
+        return list(self._names.get(root, ()))
 
-    def drop(self, names: Iterable[str]) -> None:
+    def drop_to(self, root: str) -> list[str]:
+        """Forget what leads to a name; what did."""
+        names = self._names.pop(root, [])
         for name in names:
             del self._root[name]
+        return names
 
     def snapshot(self) -> State:
         return {"names": list(self._root), "roots": list(self._root.values())}
 
     def restore(self, state: State) -> None:
-        self._root = dict(zip(state["names"], state["roots"], strict=True))
+        self._root, self._names = dict(zip(state["names"], state["roots"], strict=True)), {}
+        for name, root in self._root.items():
+            self._names.setdefault(root, []).append(name)
 
 
 class Refusals:

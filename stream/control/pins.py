@@ -20,12 +20,14 @@ class Pins:
     def __init__(self, most: int) -> None:
         self._most = most
         self._held: dict[int, int] = {}
-        self._sort()
+        self._columns: tuple[I32, I64] | None = None  # slots, ascending, and their segments; None: not known
 
-    def _sort(self) -> None:
-        slots = sorted(self._held)
-        self._slots: I32 = np.array(slots, np.int32)
-        self._segments: I64 = np.array([self._held[slot] for slot in slots], np.int64)
+    def _sorted(self) -> tuple[I32, I64]:
+        if self._columns is None:
+            slots = sorted(self._held)
+            segments = np.array([self._held[slot] for slot in slots], np.int64)
+            self._columns = np.array(slots, np.int32), segments
+        return self._columns
 
     def __len__(self) -> int:
         return len(self._held)
@@ -35,24 +37,23 @@ class Pins:
 
     def put(self, slot: int, segment_id: int) -> None:
         self._held[slot] = segment_id
-        self._sort()
+        self._columns = None
 
     def clear(self, slots: Iterable[int]) -> None:
         """Let these users go, those who are held."""
         if not self._held:
             return
-        before = len(self._held)
         for slot in slots:
-            self._held.pop(int(slot), None)
-        if len(self._held) < before:
-            self._sort()
+            if self._held.pop(int(slot), None) is not None:
+                self._columns = None
 
     def of(self, slots: I32) -> I64:
         """(m,) the segment each user is held in; 0: none."""
         if not self._held:
             return np.zeros(len(slots), np.int64)
-        at = np.minimum(np.searchsorted(self._slots, slots), len(self._slots) - 1)
-        return np.where(self._slots[at] == slots, self._segments[at], 0)
+        own, segments = self._sorted()
+        at = np.minimum(np.searchsorted(own, slots), len(own) - 1)
+        return np.where(own[at] == slots, segments[at], 0)
 
     def follow(self, remap: Iterable[tuple[int, int]]) -> None:
         """Segment ids were given up: their users are held in the heir's."""
@@ -63,7 +64,7 @@ class Pins:
             while segment_id in heirs:
                 segment_id = heirs[segment_id]
             self._held[slot] = segment_id
-        self._sort()
+        self._columns = None
 
     def hold(self, slots: I32, target: I32, ids: I64) -> I32:
         """(m,) the centre each user is at: where it is held, else `target` (m,). `ids` (k,) by centre."""
@@ -77,10 +78,9 @@ class Pins:
 
     def waiting(self, segment: I64, ids: I64) -> I32:
         """Users who are not yet where they are held; `segment` (u,) by slot, `ids` (k,) by centre."""
-        if not self._held:
-            return self._slots
-        away = segment[self._slots] != self._segments
-        return self._slots[away & np.isin(self._segments, ids)]
+        slots, segments = self._sorted()
+        away = segment[slots] != segments
+        return slots[away & np.isin(segments, ids)]
 
     def explains(self, slots: I32, after: I64) -> Bool:
         """(m,) which users went to `after` because they are held there."""
@@ -88,8 +88,9 @@ class Pins:
         return (held > 0) & (held == after)
 
     def snapshot(self) -> State:
-        return {"slots": self._slots.copy(), "segments": self._segments.copy()}
+        slots, segments = self._sorted()
+        return {"slots": slots.copy(), "segments": segments.copy()}
 
     def restore(self, state: State) -> None:
         self._held = dict(zip(state["slots"].tolist(), state["segments"].tolist(), strict=True))
-        self._sort()
+        self._columns = None
