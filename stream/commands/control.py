@@ -28,7 +28,8 @@ def command() -> None:
     """Tell the engine, in order with the data: forget a user, respect a refusal, join two names, and so on.
 
     Each verb writes one record to kafka.control_topic, or with --to at the end of FILE (`shoal run --control FILE`).
-    What came of it is published: `shoal control VERB --help` says where.
+    What came of it is published: `shoal control VERB --help` says where. All take --config, --set, --id, --by,
+    --reason and --json.
     """
 
 
