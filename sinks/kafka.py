@@ -24,10 +24,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..stream.config import Kafka
-from ..stream.events import MANIFEST, Manifest, Output, OutRecord
+from ..stream.events import MANIFEST, Manifest, Output, OutRecord, control_partition
 from ..stream.kafka.manifests import Manifests
 from ..stream.kafka.port import Client, ClientError, Log, Producer, Record
-from ..stream.kafka.settings import input_topic, transactional_id
+from ..stream.kafka.settings import control_topic, input_topic, transactional_id
 from ..stream.manifest import encode_manifest
 from ..stream.ports import CommitUnknown, Published, ShoalError, Stopped, Ticker
 
@@ -125,9 +125,13 @@ class KafkaSink:
 
         producer.begin()
         self._send(producer, output, manifest)
-        offsets = {r.partition: r.end for r in output.manifest.ranges}
-        if offsets:
-            producer.send_offsets(input_topic(self._config), offsets, member, left_s())
+        ranges = output.manifest.ranges
+        events = {r.partition: r.end for r in ranges if r.partition >= 0}
+        commands = {control_partition(r.partition): r.end for r in ranges if r.partition < 0}
+        if events:
+            producer.send_offsets(input_topic(self._config), events, member, left_s())
+        if commands:
+            producer.send_offsets(control_topic(self._config), commands, member, left_s())
         producer.commit(left_s())
         left_s()  # a pause during the commit: it may seem to have succeeded
 

@@ -46,17 +46,19 @@ from .events import F32, F64, I32, I64, Bool, Scored
 from .membership import Moves
 from .ports import Intervention, Publisher, Segmenter, State
 
-USER_BEHAVIOR, SEGMENT_MOVED, ENCODER_PUBLISHED, EXPIRY, LINEAGE = (
+USER_BEHAVIOR, SEGMENT_MOVED, ENCODER_PUBLISHED, EXPIRY, LINEAGE, OPERATOR, ERASURE = (
     "user_behavior",
     "segment_moved",
     "encoder_published",
     "expiry",
     "lineage",
+    "operator",
+    "erasure",
 )
 CLEAR = 0.2
 """Lead over the runner-up from which a user is clearly inside: on the line between the two, 60 : 40."""
 
-KINDS = (USER_BEHAVIOR, SEGMENT_MOVED, ENCODER_PUBLISHED, EXPIRY, LINEAGE)
+KINDS = (USER_BEHAVIOR, SEGMENT_MOVED, ENCODER_PUBLISHED, EXPIRY, LINEAGE, OPERATOR, ERASURE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +70,20 @@ class Verdict:
     model_shift: F64  # (n,) what centres, or a new encoder, took from it
 
     @staticmethod
+    def of_all(kind: str, n: int) -> Verdict:
+        """The same reason for n changes that nothing was compared for."""
+        return Verdict((kind,) * n, np.zeros(n), np.zeros(n))
+
+    def by_operator(self, held: Bool) -> Verdict:
+        """The same, where some of the users (n,) went because they are held in a segment."""
+        if not held.any():
+            return self
+        kind = tuple(OPERATOR if one else kind for one, kind in zip(held.tolist(), self.kind, strict=True))
+        return Verdict(kind, np.where(held, 0.0, self.user_shift), np.where(held, 0.0, self.model_shift))
+
+    @staticmethod
     def expiry(n: int) -> Verdict:
-        return Verdict((EXPIRY,) * n, np.zeros(n), np.zeros(n))
+        return Verdict.of_all(EXPIRY, n)
 
 
 class Attribution:

@@ -144,6 +144,7 @@ class Catalog:
     def clear(self, slots: I32) -> None:
         """Forget what is kept of these users as persons; what they did stays in the means."""
         self.exemplars.clear(slots)
+        self.sightings.clear(slots)
 
     def learn(self, centre_by_slot: I32, slots: I32, events: Events, scored: Scored) -> None:
         """Learn the scored rows by the segment their users are in, and the labels of their events.

@@ -24,11 +24,13 @@ import orjson
 from .attribution import KINDS, Attribution, Verdict
 from .catalog import Catalog, Profile
 from .clock import Clock
+from .control.receipts import Erased, erased_values
 from .counterfactual import Counterfactuals, Rows
 from .digest import Chain
 from .events import (
     CATALOG,
     CHANGES,
+    CONTROL,
     I32,
     I64,
     LINEAGE,
@@ -39,6 +41,7 @@ from .events import (
     Reject,
     Scored,
     Step,
+    control_partition,
 )
 from .exemplars import pseudonym
 from .lifecycle import Lifecycle
@@ -146,6 +149,8 @@ class Narrator:
         p = self._pipeline
         if len(scored.slots):
             verdict = p.attribution.judge(moves, scored, p.publisher, p.segmenter, p.features)
+            held = p.membership.pins.explains(moves.slot, moves.after) & ~moves.remapped()
+            verdict = verdict.by_operator(held)
             found = p.counterfactuals.find(
                 moves, scored, p.catalog, p.membership, p.features, p.publisher, p.segmenter, p.clock.now_ms
             )
@@ -179,6 +184,12 @@ class Narrator:
                     (p.membership.identities.renamed(profile.segment_id, p.clock.now_ms), was)
                 )
 
+    def answered(self, told: Told) -> None:
+        """Changes that a command made."""
+        self._told.append(told)
+        for kind in told.verdict.kind:
+            self._reasons[kind] += 1
+
     def rejected(self, rejects: Sequence[Reject]) -> None:
         self._rejects = rejects
 
@@ -201,7 +212,7 @@ class Narrator:
 
     def lineage_by_kind(self) -> dict[str, int]:
         """How many facts of each kind this step had; those that occur and are counted."""
-        return dict(Counter(fact.kind for fact, _ in self._lineage if fact.kind in FACTS))
+        return dict(Counter(fact.kind for fact, _ in self._lineage if fact.kind in FACTS and fact.segment_id))
 
     def _tell(
         self,
@@ -236,9 +247,11 @@ class Narrator:
         m = self._pipeline.membership
         if m.floor is None:
             return one
-        return published_fact(
-            one, dict(zip(m.ids.tolist(), m.public.tolist(), strict=True)), self._unpublished
-        )
+        public = dict(zip(m.ids.tolist(), m.public.tolist(), strict=True))
+        for later, _ in reversed(self._lineage):  # who was given up goes by its heir's
+            for old, new in later.remap:
+                public.setdefault(old, public.get(new, new))
+        return published_fact(one, public, self._unpublished)
 
     def _catalog_records(self) -> Iterator[OutRecord]:
         """Tombstones of the segments that were given up, then the profiles of those there are."""
@@ -273,6 +286,8 @@ class Narrator:
         changed, member = self._headers("change"), self._headers("member", "/members")
         stages = p.lifecycle.of(told.moves.slot, p.users, p.clock.now_ms)
         values = change_values(told, records, p.catalog, stages, p.clock.now_ms)
+        if isinstance(told, Erased):
+            values = erased_values(told, values)
         for change, row in zip(values, told.cause.tolist(), strict=True):
             key = change["user"]["key"].encode()
             ce_id = ("ce_id", b"%b:%d" % (key, change["position"]["sequence"]))
@@ -295,8 +310,7 @@ class Narrator:
             headers = (
                 ("reason", reject.reason.value.encode()),
                 ("detail", detail.encode()),
-                ("partition", str(int(records.partitions[row])).encode()),
-                ("offset", str(int(records.offsets[row])).encode()),
+                *_position(int(records.partitions[row]), int(records.offsets[row])),
                 *(_WITHHELD if withheld else ()),
                 *_traceparent(records.traceparents.get(row)),
             )
@@ -330,6 +344,14 @@ def _bounded(key: bytes | None, value: bytes | None) -> tuple[bytes | None, byte
     key = key if len(key or b"") <= _REJECT_KEY_BYTES_MAX else None
     value = None if value is None else value[: REJECT_BYTES_MAX - len(key or b"")]
     return key, value, "; cut here, the whole record stands at this partition and offset of the input"
+
+
+def _position(partition: int, offset: int) -> Headers:
+    """Where a record stands; the topic is said only where it is not that of the events."""
+    topic: Headers = ()
+    if partition < 0:
+        topic, partition = (("topic", CONTROL.encode()),), control_partition(partition)
+    return (*topic, ("partition", str(partition).encode()), ("offset", str(offset).encode()))
 
 
 def _traceparent(value: bytes | None) -> Headers:

@@ -26,6 +26,7 @@ VERBS = {
     "subscribe": "segment changes as they come, from Kafka or from files; who is where at the end",
     "schemas": "the JSON Schemas and the AsyncAPI document of all topics",
     "inspect": "user ID | segments | segment ID | lineage | features: what the engine knows, and why",
+    "control": "a command for the engine: erase a user, consent, merge, pin, rename, freeze",
     "eval": "quality against truth and against named peers, as a table and JSON",
     "bench": "speed against named peers in one run, as a table and JSON",
     "pseudonym": "the key under which a user is published, for the operator who has the secret key",

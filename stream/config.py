@@ -22,6 +22,7 @@ from msgspec import Meta
 
 from .config_checks import check_together
 from .config_sections import (
+    Control,
     Encoder,
     Engine,
     Features,
@@ -41,6 +42,7 @@ from .ports import ConfigError
 __all__ = [
     "Config",
     "ConfigError",
+    "Control",
     "Encoder",
     "Engine",
     "Features",
@@ -69,6 +71,7 @@ class Config(Frozen, frozen=True):
     segmenter: Segmenter = Segmenter()
     membership: Membership = Membership()
     privacy: Privacy = Privacy()
+    control: Control = Control()
     engine: Engine = Engine()
     kafka: Kafka = Kafka()
     http: Http = Http()
@@ -81,7 +84,7 @@ class Config(Frozen, frozen=True):
         return hashlib.blake2b(msgspec.json.encode(pure, order="sorted"), digest_size=16).hexdigest()
 
 
-PURE_SECTIONS = ("input", "time", "features", "encoder", "segmenter", "membership", "privacy")
+PURE_SECTIONS = ("input", "time", "features", "encoder", "segmenter", "membership", "control", "privacy")
 SECTIONS: Mapping[str, type[Frozen]] = {
     name: hint for name, hint in get_type_hints(Config).items() if name in Config.__struct_fields__
 }

@@ -187,6 +187,18 @@ class Privacy(Frozen, frozen=True):
     ] = 1.0
 
 
+class Control(Frozen, frozen=True):
+    aliases_max: Annotated[
+        int, _d("names merged into others, kept at most; a merge beyond that is refused", ge=0, le=10_000_000)
+    ] = 100_000
+    refusals_max: Annotated[
+        int, _d("users without consent, kept at most; beyond that a withdrawal is refused", ge=0, le=1 << 24)
+    ] = 1_000_000
+    pins_max: Annotated[
+        int, _d("users held in a segment at most; a pin beyond that is refused", ge=0, le=1_000_000)
+    ] = 10_000
+
+
 class Engine(Frozen, frozen=True):
     step_records_max: Annotated[int, _d("records in one step at most", ge=1, le=1_000_000)] = 8192
     step_bytes_max: Annotated[int, _d("output bytes in flight per step at most", ge=1 << 16)] = 64 << 20
@@ -208,6 +220,9 @@ class Kafka(Frozen, frozen=True):
     ] = "kafka-python"
     bootstrap_servers: Annotated[str, _d("brokers, host:port separated by commas")] = "127.0.0.1:9092"
     events_topic: Annotated[str, _d("input topic, without the prefix")] = "behavior.events"
+    control_topic: Annotated[
+        str, _d("topic of commands, without the prefix; empty: none is read. See `shoal control`")
+    ] = "segment.control"
     topic_prefix: Annotated[str, _d("put before every topic name")] = ""
     group_id: Annotated[str, _d("consumer group; one engine of a group works at a time")] = "shoal"
     transactional_id: Annotated[

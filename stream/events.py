@@ -60,6 +60,26 @@ class Reason(StrEnum):
     TOMBSTONE = "tombstone"
 
 
+# --- the second input -----------------------------------------------------------------------------
+
+CONTROL = "segment.control"
+"""Commands, ordered with the data: partition p of this topic is partition -1 - p of the records and ranges."""
+
+
+def is_control(partitions: I32) -> Bool:
+    """(n,) which records are commands."""
+    return partitions < 0
+
+
+def control_partition(partition: Any) -> Any:
+    """The number of a control topic's partition among those of both inputs; undoes itself.
+
+    >>> control_partition(0), control_partition(-1), control_partition(2)
+    (-1, 0, -3)
+    """
+    return -1 - partition
+
+
 # --- records and steps ----------------------------------------------------------------------------
 
 
@@ -67,7 +87,7 @@ class Reason(StrEnum):
 class Records:
     """What a source hands over: n raw records in (partition, offset) order."""
 
-    partitions: I32  # (n,)
+    partitions: I32  # (n,) below 0: a command, see CONTROL
     offsets: I64  # (n,)
     keys: Sequence[bytes | None]
     values: Sequence[bytes | None]
@@ -132,6 +152,7 @@ class Events:
     token: U64  # (t,)
     labels: Sequence[str]  # (n,) what it was about, for people: top category, else item id, else ""
     clamped: int = 0  # how many values were clamped
+    consent: I8 | None = None  # (n,) to segmentation: +1 given, -1 withdrawn, 0 not said; None: nobody said
 
     def __len__(self) -> int:
         return len(self.users)
@@ -160,6 +181,7 @@ class Events:
             token=self.token[token_keep],
             labels=[self.labels[i] for i in chosen.tolist()],
             clamped=self.clamped,
+            consent=None if self.consent is None else self.consent[chosen],
         )
 
 
@@ -225,7 +247,7 @@ class OutRecord:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Every input offset of a step is in exactly one of accepted, duplicates, late, rejected."""
+    """Every input offset of a step is in exactly one of accepted, duplicates, late, rejected, commands."""
 
     records: int = 0
     accepted: int = 0
@@ -235,6 +257,8 @@ class Counts:
     future: int = 0  # accepted, with its time clamped
     clamped: int = 0  # accepted, with a value clamped
     by_type: Mapping[str, int] = field(default_factory=dict)  # accepted events by channel
+    withheld: int = 0  # accepted, and not used: of users erased in this step, or without consent
+    commands: int = 0  # of the control topic, obeyed
 
     def plus(self, other: Counts) -> Counts:
         return Counts(
@@ -246,10 +270,13 @@ class Counts:
             self.future + other.future,
             self.clamped + other.clamped,
             _sum(self.by_type, other.by_type),
+            self.withheld + other.withheld,
+            self.commands + other.commands,
         )
 
     def balanced(self) -> bool:
-        return self.records == self.accepted + self.duplicates + self.late + sum(self.rejected.values())
+        counted = self.accepted + self.duplicates + self.late + self.commands
+        return self.records == counted + sum(self.rejected.values())
 
 
 def _sum(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:

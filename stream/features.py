@@ -42,10 +42,10 @@ class Features:
         columns = _columns(self.names, len(activity), len(config.horizons))
         self._scaling = Scaling(columns, self.interest, config.interest_weight, config.clip)
 
-    def update(self, slots: I32, events: Events) -> None:
-        """Add accepted events (n,); `slots` (n,) says whose they are."""
+    def update(self, slots: I32, events: Events, learning: bool = True) -> None:
+        """Add accepted events (n,); `slots` (n,) says whose they are. `learning`: also what their tokens mean."""
         self._windows.update(slots, events)
-        self._interest.update(slots, events)
+        self._interest.update(slots, events, learning)
 
     def rows(self, slots: I32, users: Users, now_ms: int) -> F32:
         """(m,) -> (m, d): the users' rows as of `now_ms`, unscaled.
@@ -94,6 +94,20 @@ class Features:
     def clear(self, slots: I32) -> None:
         self._windows.clear(slots)
         self._interest.clear(slots)
+
+    def merge(self, source: int, into: int) -> None:
+        """Add what user `source` did to what user `into` did; the source is to be cleared."""
+        self._windows.merge(source, into)
+        self._interest.merge(source, into)
+
+    def scrub(self) -> None:
+        """Overwrite what is left in memory of users who were cleared."""
+        self._windows.scrub()
+
+    @property
+    def learned_rows(self) -> F64:
+        """(2,) rows behind the scaling's moments, at most 100,000: activity, interest."""
+        return self._scaling.rows
 
     def fingerprint(self) -> bytes:
         """Of what was learned from all users together; each user's own state shows in the rows."""

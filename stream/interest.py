@@ -56,7 +56,7 @@ class Interest:
         self._scale: F32 = np.zeros(u, np.float32)
         self._reference_ms = np.zeros(u, np.int64)  # (u,) the sums and the history are as of then
 
-    def update(self, slots: I32, events: Events) -> None:
+    def update(self, slots: I32, events: Events, learning: bool = True) -> None:
         """Add events (n,) of the users in `slots` (n,), then learn what their tokens mean."""
         if not self.dim or not len(events.token):
             return
@@ -64,6 +64,8 @@ class Interest:
         columns = (slots, weights, events.time_ms, events.token_ptr, events.token)
         slabs = (self._sums, self._history, self._scale, self._reference_ms)
         _add(*slabs, *self._contexts.table, *columns, self._salt, self._half_life_ms)
+        if not learning:
+            return
         direction = np.zeros((len(slots), self.dim), np.float32)
         _others(*slabs[1:], *columns, self._salt, self._half_life_ms, direction)
         owner = np.repeat(np.arange(len(slots), dtype=np.int32), np.diff(events.token_ptr))  # (t,)
@@ -83,6 +85,20 @@ class Interest:
             _touch(sums, *self._contexts.table, token, weight)
             _directions(sums, np.arange(len(slots), dtype=np.int32), out)
         return out
+
+    def merge(self, source: int, into: int) -> None:
+        """Add what user `source` turned to to that of user `into`, as of the later time of the two."""
+        reference_ms = int(self._reference_ms[[source, into]].max())
+        if not reference_ms:
+            return
+        sums, past = np.zeros(self.dim + 1), np.zeros(self.dim)
+        for u in (source, into):
+            decay = 2.0 ** ((int(self._reference_ms[u]) - reference_ms) / self._half_life_ms)
+            sums += decay * self._sums[u]
+            past += decay * float(self._scale[u]) * self._history[u]
+        self._sums[into] = sums
+        self._scale[into] = _pack(past, self._history[into])
+        self._reference_ms[into] = reference_ms
 
     def clear(self, slots: I32) -> None:
         for name in _SLABS:

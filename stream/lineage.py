@@ -18,11 +18,13 @@ import numpy as np
 from .events import I64, Bool
 from .ports import Intervention, State
 
+FREEZE, UNFREEZE = "freeze", "unfreeze"
 KINDS = ("birth", "split", "merge", "rename", "death")
 FOLD, UNFOLD = (
     "fold",
     "unfold",
 )  # of the privacy floor: no segment came to be or ended, so they are not counted
+"""What happens to segments; FREEZE and UNFREEZE are about all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,10 @@ class Identities:
         """Give every centre in use (k,) its first segment id. Called once, when the centres are seeded."""
         assert not self.ids.any(), f"begin() again: centres already stand for segments {self.ids}"
         return tuple(self._born(centre, "birth", now_ms, ()) for centre in np.flatnonzero(used).tolist())
+
+    def froze(self, learning: bool, now_ms: int) -> Lineage:
+        """Learning was stopped, or goes on: a fact about no segment (id 0)."""
+        return self._fact(UNFREEZE if learning else FREEZE, 0, now_ms)
 
     def renamed(self, segment_id: int, now_ms: int) -> Lineage:
         """A segment's name changed: the fact that says so."""

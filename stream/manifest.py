@@ -33,6 +33,8 @@ def encode_manifest(manifest: Manifest) -> bytes:
             "future": counts.future,
             "clamped": counts.clamped,
             "by_type": dict(counts.by_type),
+            "withheld": counts.withheld,
+            "commands": counts.commands,
         },
         "next_segment_id": manifest.next_segment_id,
         "next_lineage_id": manifest.next_lineage_id,

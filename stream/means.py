@@ -86,11 +86,7 @@ _FIELDS = ("mean", "weight", "population_mean", "population_variance", "populati
 
 
 class Sightings:
-    """When each user slot was last learned from. Memory: 8 bytes times `features.users_max`.
-
-    A slot given to another user keeps the time of the one before: that user's first row then weighs up to 1
-    at once, which is what it will weigh in a few days.
-    """
+    """When each user slot was last learned from. Memory: 8 bytes times `features.users_max`."""
 
     def __init__(self) -> None:
         self._last_ms: I64 = np.zeros(0, np.int64)  # by slot; 0: never
@@ -113,6 +109,10 @@ class Sightings:
         passed_ms = np.where(last_ms > 0, np.maximum(self._now_ms - last_ms, 1), FIRST_MS)
         self._last_ms[slots] = self._now_ms
         return np.asarray(1.0 - 0.5 ** (passed_ms / HALF_LIFE_MS), np.float64)
+
+    def clear(self, slots: I32) -> None:
+        """Whoever gets these slots was never seen."""
+        self._last_ms[slots[slots < len(self._last_ms)]] = 0
 
     def snapshot(self) -> State:
         seen = np.flatnonzero(self._last_ms)

@@ -27,6 +27,7 @@ import numpy as np
 from .confidence import PROVISIONAL_EVENTS, Calibration, margins
 from .config import Membership as MembershipConfig
 from .config import Privacy
+from .control.pins import Pins
 from .events import F64, I32, I64, Bool, Scored
 from .lineage import Identities, Lineage
 from .policy import Policy
@@ -77,10 +78,16 @@ class Membership:
     """One row per user slot, allocated once: 41 bytes times `features.users_max`."""
 
     def __init__(
-        self, config: MembershipConfig, users_max: int, k: int, privacy: Privacy | None = None
+        self,
+        config: MembershipConfig,
+        users_max: int,
+        k: int,
+        privacy: Privacy | None = None,
+        pins_max: int = 0,
     ) -> None:
         self.floor = Floor(privacy, k) if privacy is not None and privacy.floor_members else None
         self.policy = Policy(config, users_max)
+        self.pins = Pins(pins_max)
         self.calibration = Calibration(users_max)
         self.k = k
         self.identities = Identities(k)
@@ -114,6 +121,7 @@ class Membership:
                 self._hand_over(one.centre, one.into)
             facts += self.identities.intervened(one, now_ms)
             self.policy.doubt(one.centre)
+        self.pins.follow(pair for fact in facts for pair in fact.remap)
         return tuple(facts)
 
     def _hand_over(self, centre: int, heir: int) -> None:
@@ -124,17 +132,20 @@ class Membership:
         self._waiting |= len(members) > 0
 
     def unsettled(self, most: int) -> I32:
-        """(n,) users who have not been told yet that their segment was given up: the first `most` slots."""
+        """(n,) users who have not been told yet that their segment was given up, or that they are held in
+        another one: the first `most` slots."""
+        pinned = self.pins.waiting(self.segment, self.ids, self.public)
         if not self._waiting:
-            return np.empty(0, np.int32)
+            return pinned[:most]
         waiting = np.flatnonzero((self.centre >= 0) & (self.segment != self.public[self.centre]))
         self._waiting = len(waiting) > 0
-        return waiting[:most].astype(np.int32)
+        return np.union1d(waiting, pinned)[:most].astype(np.int32)
 
     def place(self, scored: Scored, now_ms: int) -> I32:
         """(m,) the centre that each scored user is at from now on; `tell` follows."""
         slots = scored.slots
-        return self.policy.decide(scored, self.centre[slots], self.since_ms[slots], now_ms)
+        target = self.policy.decide(scored, self.centre[slots], self.since_ms[slots], now_ms)
+        return self.pins.hold(slots, target, self.ids)
 
     def refold(self, slots: I32, target: I32, now_ms: int, fold: Fold) -> tuple[tuple[Lineage, ...], I32]:
         """Hold to the floor, if users `slots` (m,) go to `target` (m,): the facts, and who else must be told now."""
@@ -265,6 +276,7 @@ class Membership:
             getattr(self, name)[slots] = empty
         self.policy.clear(slots)
         self.calibration.clear(slots)
+        self.pins.clear(slots)
 
     def sizes(self) -> dict[int, int]:
         """Users per public segment id, in order of ids; empty before `begin`.
@@ -301,6 +313,7 @@ class Membership:
             "identities": self.identities.snapshot(),
             "policy": self.policy.snapshot(used),
             "calibration": self.calibration.snapshot(used),
+            "pins": self.pins.snapshot(),
         }
 
     def restore(self, state: State) -> None:
@@ -317,6 +330,7 @@ class Membership:
         self.identities.restore(state["identities"])
         self.policy.restore(state["policy"])
         self.calibration.restore(state["calibration"])
+        self.pins.restore(state["pins"])
 
 
 def _counted(segments: I64) -> Iterator[tuple[int, int]]:

@@ -20,6 +20,7 @@ from .catalog import Catalog
 from .changes import Narrator
 from .clock import Clock
 from .config import Config
+from .control.control import Control
 from .counterfactual import Counterfactuals
 from .digest import Chain, output_hash
 from .events import F32, I32, I64, Counts, Events, Manifest, Output, Reject, Scored, Step
@@ -68,7 +69,7 @@ class Pipeline:
         self.publisher = publisher
         self.segmenter = segmenter
         self.membership = Membership(
-            config.membership, config.features.users_max, segmenter.k, config.privacy
+            config.membership, config.features.users_max, segmenter.k, config.privacy, config.control.pins_max
         )
         self.attribution = Attribution(config.features.users_max, publisher.d_out)
         self.catalog = Catalog(config.membership, segmenter.k, self.features.names)
@@ -79,6 +80,7 @@ class Pipeline:
             config.membership, self.features.names, config.features.users_max, segmenter.k
         )
         self.narrator = Narrator(self)
+        self.control = Control(self, config, str if self.pseudonyms is None else self.pseudonyms.name)
         self.chain = Chain(self.config_hash)
         self._sweeps = config.features.sweep_rows_max > 0
 
@@ -92,12 +94,13 @@ class Pipeline:
             partitions = step.records.partitions[decoded.row]
             undated = len(step.records) > 0 and not len(decoded)
             clocked = self.clock.advance(decoded.time_ms, partitions, step.as_of_ms, undated)
+            rejects += self.control.obey(step)
             admitted = self.admission.admit(decoded, clocked)
-            events = admitted.events
+            events = self.control.screen(admitted.events, step)
         with self.probe("windows"):
             self._release(self.users.leaving(events.users, self.clock.watermark_ms), step)
             slots = self.users.touch(events)  # (n,) one slot per event
-            self.features.update(slots, events)
+            self.features.update(slots, events, self.control.learning)
             self.lifecycle.meet(slots, events)
             touched = np.unique(slots)  # (t,) each user once, however many events it sent
         with self.probe("rows"):
@@ -111,11 +114,13 @@ class Pipeline:
             self.narrator.moved(moves, scored, events, slots)
         with self.probe("learn"):
             publication = self._learn(scored)
-            self.catalog.learn(self.membership.centre, slots, events, scored)
+            if self.control.learning:
+                self.catalog.learn(self.membership.centre, slots, events, scored)
         with self.probe("changes"):
-            self.narrator.profiles(force=started or intervened or refolded or step.closing)
-            self.narrator.rejected(rejects)
-            counts = count(step, decoded, admitted, rejects)
+            renamed = self.control.renamed
+            self.narrator.profiles(force=started or intervened or refolded or renamed or step.closing)
+            self.narrator.rejected(sorted(rejects, key=lambda reject: reject.row))
+            counts = count(step, decoded, admitted, rejects, self.control)
             return self._sign(step, counts, touched, raw, scored, moves, publication)
 
     # --- the stages that are more than one call ----------------------------------------------------------
@@ -124,9 +129,13 @@ class Pipeline:
         """Say farewell to users whose windows are empty, or who make room for others; forget their state."""
         if len(gone):
             self.narrator.left(self.membership.leave(gone, step.number))
-            for part in (self.features, self.membership, self.attribution, self.catalog, self.lifecycle):
-                part.clear(gone)
-            self.users.release(gone)
+            self.forget(gone)
+
+    def forget(self, slots: I32) -> None:
+        """Nobody has these slots any more, and nothing of who had them is left in them."""
+        for part in (self.features, self.membership, self.attribution, self.catalog, self.lifecycle):
+            part.clear(slots)
+        self.users.release(slots)
 
     def _warm_start(self, touched: I32, raw: F32, step: Step) -> bool:
         """Start scaling, encoder and centres together from the warm-up buffer, once it is full."""
@@ -140,17 +149,19 @@ class Pipeline:
         self.publisher.warm(x)
         self.segmenter.seed(self.publisher.encode(x))
         self.narrator.born(self.membership.begin(self.clock.now_ms, self.segmenter.used))
+        self.control.placed()
         return True
 
     def _tend(self) -> bool:
         """Let the segmenter rearrange its centres, and everybody who names them follow. Before anything is scored."""
-        if not self.warmup.done:
+        if not self.warmup.done or not self.control.learning:
             return False
         interventions = self.segmenter.tend()
         if interventions:
             self.narrator.intervened(self.membership.intervene(interventions, self.clock.now_ms))
             self.attribution.intervene(interventions)
             self.catalog.intervene(interventions, self.membership.ids)
+            self.control.placed()
         return bool(interventions)
 
     def _score(self, touched: I32, raw: F32, everybody: bool) -> Scored:
@@ -158,7 +169,8 @@ class Pipeline:
         if not self.warmup.done:
             return Scored.none(self.features.d, self.publisher.d_out, self.segmenter.k)
         silent = self.users.silent(touched, self.features, self.clock.now_ms, everybody)
-        untold = np.setdiff1d(self.membership.unsettled(UNTOLD_MAX), touched)
+        untold = np.union1d(self.membership.unsettled(UNTOLD_MAX), self.control.merged)
+        untold = np.setdiff1d(untold, touched)
         silent = np.union1d(silent, untold)
         raw = np.concatenate([raw, self._raw(silent)])  # (m, d)
         return self._scored(np.concatenate([touched, silent]), len(touched), raw)
@@ -193,7 +205,7 @@ class Pipeline:
         self.attribution.remember(scored, self.publisher.version)
         self.lifecycle.see(scored)
         t = scored.touched
-        if not t:
+        if not t or not self.control.learning:
             return None
         self.segmenter.learn(scored.z[:t])
         self.features.learn(scored.raw[:t])
@@ -216,7 +228,7 @@ class Pipeline:
             touched, raw, scored.slots, scored.x, scored.z, moves.slot, moves.after,
             self.segmenter.fingerprint(), self.features.fingerprint(), self.publisher.fingerprint(),
             self.membership.calibration.fingerprint(), str(self.clock.now_ms).encode(),
-            *self.membership.fingerprint(),
+            *self.membership.fingerprint(), self.control.fingerprint(),
         )  # fmt: skip
         manifest = Manifest(
             step=step.number,
@@ -317,12 +329,12 @@ class Pipeline:
 
 STATEFUL = (
     "clock", "admission", "users", "features", "warmup", "publisher", "segmenter",
-    "membership", "attribution", "catalog", "lifecycle", "chain",
+    "membership", "attribution", "catalog", "lifecycle", "control", "chain",
 )  # fmt: skip
 
 
-def count(step: Step, decoded: Events, admitted: Admitted, rejects: list[Reject]) -> Counts:
-    """Every record of the step in exactly one of accepted, duplicates, late, rejected."""
+def count(step: Step, decoded: Events, admitted: Admitted, rejects: list[Reject], control: Control) -> Counts:
+    """Every record of the step in exactly one of accepted, duplicates, late, rejected, commands."""
     reasons = [reject.reason.value for reject in rejects]
     counts = Counts(
         records=len(step.records),
@@ -333,6 +345,8 @@ def count(step: Step, decoded: Events, admitted: Admitted, rejects: list[Reject]
         future=admitted.future,
         clamped=decoded.clamped,
         by_type=admitted.by_type(),
+        withheld=control.withheld,
+        commands=control.obeyed,
     )
     assert counts.balanced(), f"coverage: {counts.records} records, but {counts}"
     return counts

@@ -51,6 +51,11 @@ class Scaling:
         self._rows = np.zeros(2)  # learned from, at most _ROWS_MAX: activity, interest
         self._prepare()
 
+    @property
+    def rows(self) -> F64:
+        """(2,) how many rows the moments are a mean of, at most 100,000: activity, interest."""
+        return self._rows.copy()
+
     def scale(self, raw: F32, as_then: F64 | None = None) -> F32:
         """(m, d) -> (m, d), as it was when `constants` gave `as_then`. Before the first `learn` everything is 0."""
         mean, inverse, gain = (self._mean, self._inverse, self._gain) if as_then is None else as_then

@@ -21,8 +21,8 @@ def lineage_value(fact: Lineage, name: str, previous_name: str | None) -> Value:
     return {
         "lineage_id": fact.lineage_id,
         "kind": fact.kind,
-        "segment_id": fact.segment_id,
-        "name": name,
+        "segment_id": fact.segment_id or None,
+        "name": name if fact.segment_id else None,
         "previous_name": previous_name,
         "parents": list(fact.parents),
         "remap": [{"from": old, "to": new} for old, new in fact.remap],

@@ -14,7 +14,7 @@ import sys
 import time
 import zlib
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -43,53 +43,67 @@ def _records(partition: int, start: int, values: Sequence[bytes | None]) -> Reco
 
 
 class MemorySource:
-    """Finite records in memory, per partition; for tests, and for runs inside one process."""
+    """Finite records in memory, per partition; for tests, and for runs inside one process.
+
+    `control`: commands of control partition 0, each behind so many records of the first partition.
+    """
 
     finite = True
     wall_clock = False
     mark = ""
 
-    def __init__(self, partitions: Sequence[Sequence[bytes | None]]) -> None:
+    def __init__(
+        self,
+        partitions: Sequence[Sequence[bytes | None]],
+        control: Sequence[tuple[int, bytes | None]] = (),
+    ) -> None:
         self._partitions = partitions
-        self._next = [0] * len(partitions)
+        self._due = [after for after, _ in control]
+        self._logs = {-1: [value for _, value in control], **dict(enumerate(partitions))}
+        self._next = dict.fromkeys(self._logs, 0)
 
     def open(self, stopping: Callable[[], bool], meanwhile: Callable[[], None] = nothing) -> bool:
         return not stopping()
 
     def nearest(self, positions: Mapping[int, int]) -> Mapping[int, int]:
         wanted = {p: positions.get(p, 0) for p in range(len(self._partitions))}
-        return {p: at if at <= len(self._partitions[p]) else 0 for p, at in wanted.items()}
+        return {p: at if at <= len(self._logs[p]) else 0 for p, at in wanted.items()}
 
     def seek(self, positions: Mapping[int, int]) -> None:
         for partition, offset in positions.items():
             self._check(partition, offset)
-        self._next = [positions.get(p, 0) for p in range(len(self._partitions))]
+        self._next = {p: positions.get(p, 0) for p in self._logs}
 
     def poll(self, max_records: int, timeout_s: float) -> Poll | None:
         ranges = []
-        for partition, log in enumerate(self._partitions):
+        for partition, log in self._logs.items():
             start = self._next[partition]
-            end = min(len(log), start + max_records)
+            end = min(len(log), start + max_records, self._limit(partition))
             max_records -= end - start
             if end > start:
                 ranges.append(Range(partition, start, end))
                 self._next[partition] = end
         return (self.read(ranges), tuple(ranges)) if ranges else None
 
+    def _limit(self, partition: int) -> int:
+        """Commands are not handed out before their time, nor is the first partition past the next command's."""
+        if partition == -1:
+            return sum(after <= self._next.get(0, 0) for after in self._due)
+        due = self._due[self._next[-1] :]
+        return due[0] if partition == 0 and due else len(self._logs[partition])
+
     def read(self, ranges: Sequence[Range]) -> Records:
         for r in ranges:
             self._check(r.partition, r.end)
-        parts = [
-            _records(r.partition, r.start, self._partitions[r.partition][r.start : r.end]) for r in ranges
-        ]
+        parts = [_records(r.partition, r.start, self._logs[r.partition][r.start : r.end]) for r in ranges]
         return join(parts)
 
     def _check(self, partition: int, offset: int) -> None:
-        if partition >= len(self._partitions) or offset > len(self._partitions[partition]):
+        if partition not in self._logs or offset > len(self._logs[partition]):
             raise SourceGone(f"memory input has no offset {offset} in partition {partition}")
 
     def lag(self) -> Mapping[int, int]:
-        return {p: len(log) - self._next[p] for p, log in enumerate(self._partitions)}
+        return {p: len(log) - self._next[p] for p, log in self._logs.items() if log or p >= 0}
 
     def close(self) -> None:
         pass
@@ -148,6 +162,7 @@ class FileSource:
         return {0: self._next}
 
     def seek(self, positions: Mapping[int, int]) -> None:
+        self._check_partitions(positions)
         self._close_replay()
         target = positions.get(0, 0)
         assert self._lines is not None, "open before seek"
@@ -173,7 +188,14 @@ class FileSource:
         return _records(0, start, values), ranges
 
     def read(self, ranges: Sequence[Range]) -> Records:
+        self._check_partitions([r.partition for r in ranges])
         return join([self._read(r) for r in ranges])
+
+    def _check_partitions(self, partitions: Iterable[int]) -> None:
+        if any(p < 0 for p in partitions):
+            raise SourceGone(
+                f"{self._path}: recorded steps obeyed commands from a file beside it; give it with --control"
+            )
 
     def _read(self, r: Range) -> Records:
         if self._path == "-":

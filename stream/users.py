@@ -139,6 +139,23 @@ class Users:
         for array in (self.last_ms, self.first_ms, self.events_seen):
             array[slots] = 0
 
+    def merge(self, source: int, into: int) -> None:
+        """User `into` has also seen what user `source` has; the source is to be released."""
+        self.first_ms[into] = min(self.first_ms[into], self.first_ms[source])
+        self.last_ms[into] = max(self.last_ms[into], self.last_ms[source])
+        self.events_seen[into] += self.events_seen[source]
+
+    def rename(self, slot: int, name: str) -> None:
+        """Who has this slot is called `name`, whom nobody here is called."""
+        self._roster.remove(np.array([slot], np.int32))
+        (given,) = self._roster.add([name]).tolist()
+        assert given == slot, f"slot {slot} was freed last, but {given} was given"
+
+    def scrub(self) -> None:
+        """Overwrite what is left in memory of the names of users who were released."""
+        self._roster.scrub()
+        self._asked = (), ([], np.empty(0, np.int32))
+
     def silent(self, touched: I32, features: Windowed, now_ms: int, everybody: bool) -> I32:
         """Users without an event in this step who are due for another row, ascending.
 

@@ -16,7 +16,19 @@ import numpy as np
 from .attribution import Verdict
 from .catalog import Catalog
 from .counterfactual import Counterfactual, text, what
-from .events import CHANNELS, F64, I32, I64, Bool, Events, Records, Scored
+from .events import (
+    CHANNELS,
+    CONTROL,
+    F64,
+    I32,
+    I64,
+    Bool,
+    Events,
+    Records,
+    Scored,
+    control_partition,
+    is_control,
+)
 from .explain import INTEREST, explain, rounded
 from .membership import LEFT, REMAPPED, Moves
 from .users import ANONYMOUS
@@ -109,7 +121,7 @@ def change_values(
         _explanations(told, catalog),
         lifecycle,
         _positions(told, records),
-        _where(told.cause >= 0, told.event_time_ms),
+        _where(told.event_time_ms > 0, told.event_time_ms),  # a command has no time of its own
         strict=True,
     )
     for (
@@ -169,13 +181,18 @@ def _confidences(moves: Moves) -> Iterator[Value]:
 def _positions(told: Told, records: Records) -> Iterator[Value]:
     caused = told.cause >= 0
     at = np.maximum(told.cause, 0)
+    topics = [INPUT_TOPIC] * len(caused)
     if not caused.any():
         partitions = offsets = _where(caused, told.cause)
     else:
-        partitions, offsets = _where(caused, records.partitions[at]), _where(caused, records.offsets[at])
-    columns = zip(partitions, offsets, told.moves.sequence.tolist(), strict=True)
-    for partition, offset, sequence in columns:
-        yield {"topic": INPUT_TOPIC, "partition": partition, "offset": offset, "sequence": sequence}
+        partition = records.partitions[at]
+        commands = is_control(partition) & caused
+        topics = [CONTROL if command else INPUT_TOPIC for command in commands.tolist()]
+        partition = np.where(commands, control_partition(partition), partition)
+        partitions, offsets = _where(caused, partition), _where(caused, records.offsets[at])
+    columns = zip(topics, partitions, offsets, told.moves.sequence.tolist(), strict=True)
+    for topic, where, offset, sequence in columns:
+        yield {"topic": topic, "partition": where, "offset": offset, "sequence": sequence}
 
 
 def _explanations(told: Told, catalog: Catalog) -> Iterator[Value | None]:

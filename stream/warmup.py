@@ -37,16 +37,28 @@ class Warmup:
             self._rows += min(room, len(raw))
             self._first_ms = now_ms if self._first_ms is None else self._first_ms
         full = self._rows >= self._rows_max
-        if not (full or self.due(now_ms) or (closing and self._rows)):
+        if not self._row_of or not (full or self.due(now_ms) or closing):
             return None
         buffer = np.stack(list(self._row_of.values()))
         self._row_of, self._rows, self.done = {}, 0, True
         return buffer
 
+    def forget(self, slots: I32) -> bool:
+        """Take out the rows of these users; whether there were any. They stay counted as offered."""
+        found = [self._row_of.pop(slot, None) is not None for slot in slots.tolist()]
+        return any(found)
+
+    def holds(self, slot: int) -> bool:
+        return slot in self._row_of
+
+    def put(self, slot: int, row: F32) -> None:
+        """The row (d,) of a user who is counted already."""
+        self._row_of[slot] = row.copy()
+
     def due(self, now_ms: int) -> bool:
         """Whether the rows there are have waited long enough, without more of them."""
         waited = self._first_ms is not None and now_ms - self._first_ms >= self._ms
-        return not self.done and waited and self._rows >= self._rows_min
+        return not self.done and waited and self._rows >= self._rows_min and bool(self._row_of)
 
     def snapshot(self) -> State:
         rows = list(self._row_of.values())

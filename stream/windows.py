@@ -29,6 +29,7 @@ from .events import CHANNELS, F32, I32, I64, Bool, Events
 from .ports import State
 from .windowing.archive import export_blocks, import_blocks
 from .windowing.blocks import BUCKETS, bytes_max, reach
+from .windowing.merging import merge_blocks
 from .windowing.rows import fill_rows, look_rows
 from .windowing.slabs import Pool, drop
 from .windowing.tallies import DELTAS_MAX, ENTRY, Grid, add_events
@@ -113,6 +114,16 @@ class Windows:
         """Forget these users: their slots will be given to others."""
         drop(self._pool.slabs, slots)
         self._due_ms[slots] = 0
+
+    def merge(self, source: int, into: int) -> None:
+        """Add what user `source` did to what user `into` did; the source is to be cleared."""
+        self._used = max(self._used, source + 1, into + 1)
+        self._pool.reserve()
+        merge_blocks(self._pool.slabs, self._grid, source, into, self._due_ms)
+
+    def scrub(self) -> None:
+        """Overwrite what is left in memory of blocks that are not in use."""
+        self._pool.scrub()
 
     def _advance(self, now_ms: int) -> None:
         grid = self._grid

@@ -33,12 +33,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from .config import Input
 from .decoding.careful import Careful
 from .decoding.contract import TIME_MS_MAX, TIME_MS_MIN
 from .decoding.merging import merged
 from .decoding.plain import Plain
-from .events import Events, Records, Reject
+from .events import I32, Events, Records, Reject, is_control
 
 __all__ = ["TIME_MS_MAX", "TIME_MS_MIN", "Decoder"]
 
@@ -54,7 +56,9 @@ class Decoder:
         self._plain = Plain(config)
 
     def decode(self, records: Records) -> tuple[Events, list[Reject]]:
-        """Every record of `records` in exactly one of the two, both in ascending row order."""
+        """Every record of `records` but commands in exactly one of the two, both in ascending row order."""
+        if (commands := is_control(records.partitions)).any():
+            return self._decode_rows(np.flatnonzero(~commands).astype(np.int32), records)
         events, rejects, rest = self._plain.decode(records.values)
         if not len(rest):
             return events, rejects
@@ -63,3 +67,11 @@ class Decoder:
         rejects += [Reject(rows[one.row], one.reason, one.detail) for one in refused]
         rejects.sort(key=lambda reject: reject.row)
         return merged(events, replace(others, row=rest[others.row])), rejects
+
+    def _decode_rows(self, rows: I32, records: Records) -> tuple[Events, list[Reject]]:
+        """The same for some of the records: rows (m,) of them, ascending."""
+        at = rows.tolist()
+        values = [records.values[row] for row in at]
+        parts = Records(records.partitions[rows], records.offsets[rows], (None,) * len(at), values)
+        events, rejects = self.decode(parts)
+        return replace(events, row=rows[events.row]), [replace(r, row=at[r.row]) for r in rejects]

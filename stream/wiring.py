@@ -61,13 +61,19 @@ def build_store(config: Config) -> Store:
     return ForkedStore(store) if hasattr(os, "fork") else store
 
 
-def file_ports(input_path: str, output: str, follow: bool = False) -> tuple[Source, Sink]:
-    """Source and sink of a run without a broker; `-` is stdin or stdout."""
+def file_ports(
+    input_path: str, output: str, follow: bool = False, control: str | None = None
+) -> tuple[Source, Sink]:
+    """Source and sink of a run without a broker; `-` is stdin or stdout. `control`: a file of commands."""
     from ..sinks.files import FileSink, StdoutSink
+    from .control.source import WithCommands
     from .sources import FileSource
 
     sink: Sink = StdoutSink() if output == "-" else FileSink(Path(output))
-    return FileSource(input_path, follow), sink
+    source: Source = FileSource(input_path, follow)
+    if control is not None:
+        source = WithCommands(source, FileSource(control, follow))
+    return source, sink
 
 
 def kafka_library(
@@ -98,7 +104,7 @@ def kafka_ports(config: Config, on_phase: Callable[[Phase], None] | None = None)
     source = source_of(config.kafka, on_phase)
     client = client_of(config.kafka, source.stopping)
     sink = KafkaSink(config.kafka, client, source.group_metadata, config.engine.step_bytes_max)
-    return source, sink
+    return _with_commands(config.kafka, source, client), sink
 
 
 def kafka_reader_ports(config: Config) -> tuple[Source, Sink]:
@@ -106,7 +112,22 @@ def kafka_reader_ports(config: Config) -> tuple[Source, Sink]:
     from ..sinks.kafka import KafkaSink
 
     source_of, client_of = kafka_library(config.kafka)
-    return source_of(config.kafka), KafkaSink(config.kafka, client_of(config.kafka), None)
+    client = client_of(config.kafka)
+    return _with_commands(config.kafka, source_of(config.kafka), client), KafkaSink(
+        config.kafka, client, None
+    )
+
+
+def _with_commands(
+    config: Kafka, events: KafkaSource | LibrdkafkaSource, client: PythonClient | LibrdkafkaClient
+) -> Source:
+    """The events, and the commands of the control topic where there is to be one."""
+    from .control.source import WithCommands
+    from .kafka.commands import KafkaCommands
+    from .kafka.settings import control_topic
+
+    topic = control_topic(config)
+    return WithCommands(events, KafkaCommands(topic, lambda: client.log(topic))) if topic else events
 
 
 def build_engine(

@@ -256,7 +256,9 @@ def test_shoal_schemas_lists_and_prints_what_ships() -> None:
     assert {line.split()[0] for line in shown().output.splitlines()} == {name[:-5] for name in FILES}
     listed = json.loads(shown("--json").output)
     assert all(
-        json.loads(Path(one["path"]).read_text())["$schema"] for one in listed if one["name"] != "asyncapi"
+        json.loads(Path(one["path"]).read_text())["$schema"]
+        for one in listed
+        if f"{one['name']}.json" not in DOCUMENTS
     )
     for name in FILES:
         assert json.loads(shown(name[:-5]).output) == FILES[name] == json.loads(shown(name).output)

@@ -211,6 +211,8 @@ def test_reasons_are_counted_per_step():
         "encoder_published": 0,
         "expiry": 1,
         "lineage": 0,
+        "operator": 0,
+        "erasure": 0,
     }
 
 

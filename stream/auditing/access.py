@@ -21,7 +21,9 @@ KAFKA_PATIENCE_S = 5.0
 _PLAIN_EVERY_S = 10.0
 
 
-def reading(config: Config, input_path: str | None, output: str | None) -> tuple[Source, Sink, Store]:
+def reading(
+    config: Config, input_path: str | None, output: str | None, control: str | None = None
+) -> tuple[Source, Sink, Store]:
     """Source, sink and snapshots of a run, which may be going on. Joins no group, fences nobody.
 
     Raises ConfigError when only one of the two paths is given, or `output` is no folder.
@@ -33,7 +35,7 @@ def reading(config: Config, input_path: str | None, output: str | None) -> tuple
     if input_path is not None and output is not None:
         if not Path(output).is_dir():
             raise ConfigError(f"--output {output}: no such folder; name the one that `shoal run` wrote")
-        source, sink = file_ports(input_path, output)
+        source, sink = file_ports(input_path, output, control=control)
     else:
         source, sink = kafka_reader_ports(config)
         source.mark = _kafka_mark(config)

@@ -127,7 +127,8 @@ class Line:
             raise _broken(
                 manifest,
                 f"counts {counts.records} records, but {counts.accepted} accepted + {counts.duplicates} "
-                f"duplicates + {counts.late} late + {sum(counts.rejected.values())} rejected",
+                f"duplicates + {counts.late} late + {sum(counts.rejected.values())} rejected "
+                f"+ {counts.commands} commands",
             )
         if manifest.opening and (counts.records or any(r.start != r.end for r in manifest.ranges)):
             raise _broken(manifest, "opens an epoch, yet it reads input")

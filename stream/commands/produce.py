@@ -148,7 +148,7 @@ def produce(config: Config, file: str, pace: Pace) -> Sent:
     from ..kafka.client import broker_away
 
     check_readable(file)
-    outbox = Outbox(_producer(config), input_topic(config.kafka))
+    outbox = Outbox(producer(config), input_topic(config.kafka))
     started_s = time.monotonic()
     records = invalid = 0
     try:
@@ -172,17 +172,18 @@ def produce(config: Config, file: str, pace: Pace) -> Sent:
     return Sent(outbox.topic, records, invalid, time.monotonic() - started_s)
 
 
-def _producer(config: Config) -> KafkaProducer:
+def producer(config: Config, control: bool = False) -> KafkaProducer:
+    """For the input topic, or the control topic, which is there, or created if `kafka.create_topics` says so."""
     from kafka import KafkaProducer
 
-    from ..kafka.admin import ensure_input
+    from ..kafka.admin import ensure_control, ensure_input
     from ..kafka.client import connect, make
     from ..kafka.settings import settings
 
     admin = connect(config.kafka, lambda: False)
     assert admin is not None, "nobody can stop this wait"
     with closing(admin):
-        ensure_input(admin, config.kafka)
+        (ensure_control if control else ensure_input)(admin, config.kafka)
     return make(
         KafkaProducer,
         **settings(config.kafka),

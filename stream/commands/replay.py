@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @configured
 @click.option("--input", "input_path", help="The file the run read. Leave out for Kafka.")
 @click.option("--output", help="The folder the run wrote.")
+@click.option("--control", help="The file of commands the run read, if it did.")
 @click.option("--until", required=True, metavar="STEP|TIME", help="The last step; or a time, see above.")
 @click.option(
     "--state",
@@ -33,6 +34,7 @@ def command(
     overrides: tuple[str, ...],
     input_path: str | None,
     output: str | None,
+    control: str | None,
     until: str,
     state: Path | None,
     as_json: bool,
@@ -51,7 +53,7 @@ def command(
     log_to_stderr()
     step, time_ms = parse_until(until)
     config = configuration(config_path, overrides)
-    ports = reading(config, input_path, output)
+    ports = reading(config, input_path, output, control)
     with closing(ports[0]), closing(ports[1]), progress("replayed") as told:
         manifest = find(ports[1], step, time_ms)
         past = Past(config, build_pipeline(config), ports, told)

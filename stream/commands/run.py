@@ -39,6 +39,7 @@ _REJECTS_READ = 10_000  # of the published ones, to say what is wrong with them
 @configured
 @click.option("--input", "input_path", help="JSON lines: FILE, FILE.gz or - (stdin). Leave out for Kafka.")
 @click.option("--output", help="Folder for the topic files, or - (stdout).")
+@click.option("--control", help="Commands as JSON lines, of a run over files: see `shoal control`.")
 @click.option("--follow", is_flag=True, help="Keep reading as the file grows.")
 @click.option(
     "--fresh-state",
@@ -57,6 +58,7 @@ def command(
     overrides: tuple[str, ...],
     input_path: str | None,
     output: str | None,
+    control: str | None,
     follow: bool,
     fresh: int | None,
     create_topics: bool,
@@ -73,6 +75,7 @@ def command(
             "--input and --output go together: a run over files needs both, a run on Kafka neither"
         )
     _check_paths(input_path, output)
+    _check_control(input_path, control)
     if create_topics:
         overrides += ("kafka.create_topics=true",)
     config = configuration(config_path, overrides)
@@ -81,7 +84,7 @@ def command(
     with _ending_at_once():
         if input_path is not None and output is not None:
             serve = http or config.http != Http()
-            _run_files(config, input_path, output, follow, fresh, serve=serve, as_json=as_json)
+            _run_files(config, input_path, output, control, follow, fresh, serve=serve, as_json=as_json)
         else:
             _run_kafka(config, fresh, as_json)
 
@@ -112,10 +115,21 @@ def _check_paths(input_path: str | None, output: str | None) -> None:
         )
 
 
+def _check_control(input_path: str | None, control: str | None) -> None:
+    """Raises ConfigError where commands from a file cannot be meant."""
+    if control is None:
+        return
+    if input_path is None:
+        raise ConfigError("--control: goes with --input; on Kafka commands come from kafka.control_topic")
+    if "-" in (control, control.strip()) or not control.strip():
+        raise ConfigError(f"--control {control!r}: name a file; commands are read again when a run goes on")
+
+
 def _run_files(
     config: Config,
     input_path: str,
     output: str,
+    control: str | None,
     follow: bool,
     fresh: int | None,
     serve: bool,
@@ -132,7 +146,7 @@ def _run_files(
             observers.append(asked.recent)
         if not (as_json or output == "-"):
             observers.append(stack.enter_context(Progress()))
-        ports = file_ports(input_path, output, follow)
+        ports = file_ports(input_path, output, follow, control)
         engine = build_engine(config, ports, Tee(observers), fresh, asked.questions if asked else None)
         with_signals(engine, engine.run)
         summary = summarise(engine.pipeline, engine.counts)

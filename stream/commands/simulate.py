@@ -235,9 +235,9 @@ def _topic(config: Config) -> Iterator[Receiver]:
     from kafka.errors import KafkaError
 
     from ..kafka.admin import input_topic
-    from .produce import Outbox, _producer
+    from .produce import Outbox, producer
 
-    outbox = Outbox(_producer(config), input_topic(config.kafka))
+    outbox = Outbox(producer(config), input_topic(config.kafka))
     try:
         yield Topic(outbox)
     except KafkaError as error:

@@ -19,6 +19,7 @@ from .options import as_json, configuration, configured, log_to_stderr
 @configured
 @click.option("--input", "input_path", help="The file the run read. Leave out for Kafka.")
 @click.option("--output", help="The folder the run wrote.")
+@click.option("--control", help="The file of commands the run read, if it did.")
 @click.option("--from-scratch", is_flag=True, help="Start from the beginning, and from no snapshot.")
 @as_json
 def command(
@@ -26,6 +27,7 @@ def command(
     overrides: tuple[str, ...],
     input_path: str | None,
     output: str | None,
+    control: str | None,
     from_scratch: bool,
     as_json: bool,
 ) -> None:
@@ -42,7 +44,7 @@ def command(
 
     log_to_stderr()
     config = configuration(config_path, overrides)
-    ports = reading(config, input_path, output)
+    ports = reading(config, input_path, output, control)
     patience_s = 0.0 if output else KAFKA_PATIENCE_S
     with closing(ports[0]), closing(ports[1]), progress("verified") as told:
         run = Verification(config, ports, partial(build_pipeline, config), from_scratch, patience_s, told)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 import xxhash
 
-from ..events import CHANNELS, F64, Bool, Events
+from ..events import CHANNELS, F64, I8, Bool, Events
 from .contract import Event, Item
 
 TOKENS_MAX = 64
@@ -52,7 +52,16 @@ def columns(
         token=np.array(token, np.uint64),
         labels=labels,
         clamped=int(np.count_nonzero(value_over | quantity_over | dwell_over)),
+        consent=_consents(events),
     )
+
+
+def _consents(events: Sequence[Event]) -> I8 | None:
+    """(n,) what was said about segmentation; None where nobody said anything."""
+    said = [event.consent.segmentation if event.consent is not None else None for event in events]
+    if not any(one is not None for one in said):
+        return None
+    return np.array([0 if one is None else 1 if one else -1 for one in said], np.int8)
 
 
 def _clamped(numbers: Sequence[float], top: float) -> tuple[F64, Bool]:

@@ -67,7 +67,7 @@ class Consent(Struct, gc=False):
 
 
 class Event(Struct, gc=False):
-    """One behaviour event. The fields after `items` are checked, and not used by the engine today."""
+    """One behaviour event. The fields after `items` are checked, and of them only `consent.segmentation` is used."""
 
     event_id: Annotated[str, Meta(min_length=1)]
     type: str

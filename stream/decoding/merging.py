@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..events import I32, I64, Events
+from ..events import I8, I32, I64, Events
 
 
 def merged(a: Events, b: Events) -> Events:
@@ -27,7 +27,13 @@ def merged(a: Events, b: Events) -> Events:
         token=np.concatenate([a.token, b.token])[_ranges(starts, lengths)],
         labels=[labels[i] for i in places],
         clamped=a.clamped + b.clamped,
+        consent=None if a.consent is None and b.consent is None else _consent(a, b)[order],
     )
+
+
+def _consent(a: Events, b: Events) -> I8:
+    parts = [np.zeros(len(e), np.int8) if e.consent is None else e.consent for e in (a, b)]
+    return np.concatenate(parts)
 
 
 _COLUMNS = ("row", "event_key", "channel", "sign", "time_ms", "value", "quantity", "dwell_ms", "item")

@@ -145,6 +145,7 @@ def _mapped(config: Input) -> tuple[_Node, Mapping[str, int]]:
     if config.convention != "shoal":
         raise _Unsaid
     root, fields = _contract_node(Event, _ROOT_TARGETS), config.field_map
+    _leave_consent(root)
     lines = "items" in fields
     flat = not lines and any(name in ITEM_FIELDS for name in fields)
     items = root.entries["items"]
@@ -165,6 +166,13 @@ def _mapped(config: Input) -> tuple[_Node, Mapping[str, int]]:
             parts[name] = len(paths)
     _check_constants(config, root)
     return root, parts
+
+
+def _leave_consent(root: _Node) -> None:
+    """The walk writes no consent: an event that says something about segmentation is left to the careful half."""
+    consent = root.entries["consent"].node
+    assert consent is not None
+    consent.entries["segmentation"].allowed &= ~BOOL
 
 
 _NEEDED = ("event_id", "type", "event_time")

@@ -51,9 +51,9 @@ class Tap(Features):
 
     pipeline: Pipeline
 
-    def update(self, slots: I32, events: Events) -> None:
+    def update(self, slots: I32, events: Events, learning: bool = True) -> None:
         self.seen = (slots, events, self.pipeline.membership.segment[slots].copy())
-        super().update(slots, events)
+        super().update(slots, events, learning)
 
 
 def trace(path: str, config: Config, step_records: int) -> Trace:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kafka import KafkaAdminClient
@@ -14,6 +14,7 @@ from kafka.errors import InvalidReplicationFactorError, KafkaError, TopicAlready
 from ..config import Kafka
 from ..events import CATALOG, CHANGES, COMPACTED, LINEAGE, MANIFEST, MEMBERS, REJECTED
 from ..ports import ConfigError, TopicsMissing
+from .settings import control_topic as control_topic
 from .settings import input_topic as input_topic
 
 log = logging.getLogger("shoal")
@@ -32,6 +33,7 @@ class Topic:
     name: str  # with the prefix
     partitions: int
     configs: Mapping[str, str] = field(default_factory=dict)
+    optional: bool = False  # the engine runs without it
 
     @property
     def policy(self) -> str:
@@ -47,7 +49,7 @@ class Topic:
 
 
 def wanted(config: Kafka) -> list[Topic]:
-    """Every topic of the contract that the engine reads or writes, the input first."""
+    """Every topic of the contract that the engine reads or writes, the input first, the commands last."""
     topics = [Topic(input_topic(config), config.partitions, {"cleanup.policy": "delete"})]
     for name in (CHANGES, MEMBERS, CATALOG, LINEAGE, REJECTED, MANIFEST):
         configs = {"cleanup.policy": "compact" if name in COMPACTED else "delete"}
@@ -58,7 +60,15 @@ def wanted(config: Kafka) -> list[Topic]:
         topics.append(
             Topic(config.topic_prefix + name, 1 if name == MANIFEST else config.partitions, configs)
         )
+    if name := control_topic(config):
+        topics.append(Topic(name, 1, {"cleanup.policy": "delete"}, optional=True))  # one order
     return topics
+
+
+def ensure_control(admin: KafkaAdminClient, config: Kafka) -> None:
+    """The control topic is there, or created if `kafka.create_topics` says so. Raises TopicsMissing, ConfigError."""
+    found = [topic for topic in wanted(config) if topic.name == control_topic(config)]
+    _ensure(admin, config, [replace(topic, optional=False) for topic in found])
 
 
 def ensure_input(admin: KafkaAdminClient, config: Kafka) -> None:
@@ -81,7 +91,9 @@ def _ensure(admin: KafkaAdminClient, config: Kafka, topics: Sequence[Topic]) -> 
     found = describe(admin, [topic.name for topic in topics])
     missing = [topic for topic in topics if topic.name not in found]
     if missing and not config.create_topics:
-        raise TopicsMissing(_missing_text(missing, config))
+        if needed := [topic for topic in missing if not topic.optional]:
+            raise TopicsMissing(_missing_text(needed, config))
+        return found
     if missing:
         create(admin, missing, config)
     return found

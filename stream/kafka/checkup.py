@@ -22,7 +22,7 @@ from ..checkup import Finding, fail, ok, warn
 from ..config import Kafka
 from ..events import MANIFEST, REJECTED
 from ..ports import ConfigError, ShoalError
-from .admin import Topic, describe, input_topic, wanted
+from .admin import Topic, control_topic, describe, input_topic, wanted
 from .client import connect
 from .settings import transactional_id
 
@@ -84,7 +84,8 @@ def _topics(admin: KafkaAdminClient, config: Kafka, brokers: int) -> Iterator[Fi
         check = f"topic {topic.name}"
         if topic.name not in found:
             advice = topic.command(config) + "  (or `shoal run --create-topics`)"
-            yield (warn if config.create_topics else fail)(check, "missing", advice)
+            missing = "missing: no commands are read" if topic.optional else "missing"
+            yield (warn if config.create_topics or topic.optional else fail)(check, missing, advice)
             continue
         problems = list(_topic(topic, found[topic.name], configs[topic.name], config, brokers))
         partitions = len(found[topic.name]["partitions"])
@@ -128,7 +129,7 @@ def _topic(
         yield warn(check, "1 replica", "replicate it: one lost disk loses the topic")
     if any(p["leader_id"] < 0 for p in partitions):
         yield fail(check, "a partition has no leader", "look at the brokers' logs")
-    needed = _READ if topic.name == input_topic(config) else _WRITE
+    needed = _READ if topic.name in (input_topic(config), control_topic(config)) else _WRITE
     if needed not in found["authorized_operations"]:
         yield fail(check, f"this user may not {needed.lower()}", f"grant {needed.title()} on {topic.name}")
 

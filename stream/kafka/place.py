@@ -6,13 +6,14 @@ ends, and what to say when the place in the group is lost, does not depend on it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import NoReturn
 
 from kafka.errors import KafkaError
 
 from ..config import Kafka
+from ..events import Range
 from ..ports import START_OVER, BrokerGone, CommitUnknown, Phase, SourceGone
 from .admin import describe, ensure_topics, input_topic, topic_mark
 from .client import close_quietly, connect, never
@@ -63,8 +64,17 @@ class Place:
         except (KafkaError, TimeoutError) as error:
             raise BrokerGone(f"{self._topic}: the broker does not name its offsets: {error}") from None
 
+    def _check_events(self, ranges: Sequence[Range]) -> None:
+        """Raises SourceGone when a step obeyed commands, and nobody here reads any."""
+        if any(r.partition < 0 for r in ranges):
+            self._check_known({r.partition: r.start for r in ranges})
+
     def _check_known(self, positions: Mapping[int, int]) -> None:
         """Raises SourceGone when a partition was read before that is not there."""
+        if any(partition < 0 for partition in positions):
+            raise SourceGone(
+                f"commands were read before, and kafka.control_topic is empty: name the topic again, or {START_OVER}"
+            )
         for partition in sorted(positions):
             if partition not in self._names:
                 raise SourceGone(

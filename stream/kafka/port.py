@@ -66,6 +66,9 @@ class Log(Protocol):
     def bounds(self) -> dict[int, tuple[int, int]]:
         """partition -> first offset still there, and the end of what is committed now."""
 
+    def check(self, partition: int, start: int, end: int) -> None:
+        """Raises SourceGone unless the log holds all of [start, end)."""
+
     def read(self, partition: int, start: int, end: int) -> Iterator[Record]:
         """Records of [start, end) in order; offsets of transaction markers are not records."""
 

@@ -99,5 +99,10 @@ def transactional_id(config: Kafka) -> str:
     return config.transactional_id or f"shoal-{config.group_id}"
 
 
+def control_topic(config: Kafka) -> str:
+    """Name of the topic of commands, with the prefix; "" where there is to be none."""
+    return config.topic_prefix + config.control_topic if config.control_topic else ""
+
+
 def input_topic(config: Kafka) -> str:
     return config.topic_prefix + config.events_topic

@@ -301,6 +301,7 @@ class KafkaSource(Place):
     def read(self, ranges: Sequence[Range]) -> Records:
         if self._consumer is not None:
             self._keep_place()
+        self._check_events(ranges)
         if self._reader is None:
             self._reader = Reader(self._config, self._topic, self._stopping)
         return join(

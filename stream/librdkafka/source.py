@@ -222,6 +222,7 @@ class LibrdkafkaSource(Place):
     def read(self, ranges: Sequence[Range]) -> Records:
         if self._elector is not None:
             self._keep_place()
+        self._check_events(ranges)
         if self._log is None:
             self._log = LibrdkafkaLog(self._config, self._topic, self._stopping)
         parts = []

@@ -78,7 +78,7 @@ def _process(name: str, meaning: str, kind: Kind = "gauge") -> Metric:
 
 _EVENTS = (
     *((name, "accepted") for name in CHANNELS),
-    ("any", "duplicate"), ("any", "late"), ("any", "rejected"),
+    ("any", "duplicate"), ("any", "late"), ("any", "rejected"), ("any", "command"),
 )  # fmt: skip
 
 METRICS: tuple[Metric, ...] = (
@@ -86,8 +86,9 @@ METRICS: tuple[Metric, ...] = (
     Metric("shoal_events_total", "counter", "records read, by outcome; the type is known of accepted ones",
            ("type", "outcome"), _EVENTS),
     _counter("shoal_rejects_total", "rejected records", "reason", tuple(Reason)),
-    _counter("shoal_events_adjusted_total", "accepted events with a future time or an absurd value clamped",
-             "reason", ("future", "clamped")),
+    _counter("shoal_events_adjusted_total",
+             "accepted events with a future time or an absurd value clamped, or withheld for a command",
+             "reason", ("future", "clamped", "withheld")),
     _counter("shoal_records_written_total", "records committed to output topics", "topic", TOPICS),
     _counter("shoal_steps_total", "steps committed since the start of the process"),
     _gauge("shoal_step", "number of the latest committed step"),

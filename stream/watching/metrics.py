@@ -154,12 +154,14 @@ class Metrics:
         for name, n in counts.by_type.items():
             events.labels(name, "accepted").inc(n)
         rejected = sum(counts.rejected.values())
-        for outcome, n in (("duplicate", counts.duplicates), ("late", counts.late), ("rejected", rejected)):
+        others = ("duplicate", counts.duplicates), ("late", counts.late), ("rejected", rejected)
+        for outcome, n in (*others, ("command", counts.commands)):
             events.labels("any", outcome).inc(n)
         for reason, n in counts.rejected.items():
             self._made["shoal_rejects_total"].labels(reason).inc(n)
         self._made["shoal_events_adjusted_total"].labels("future").inc(counts.future)
         self._made["shoal_events_adjusted_total"].labels("clamped").inc(counts.clamped)
+        self._made["shoal_events_adjusted_total"].labels("withheld").inc(counts.withheld)
 
     def _stepped(self, output: Output) -> None:
         if self._covered_step is None:  # the first step of this process: what came before was replayed
@@ -220,9 +222,9 @@ class Metrics:
 
     def _set_lag(self, lag: Mapping[int, int]) -> None:
         seconds = self._lag.observe(lag, self._clock_s())
-        rest = [p for p in lag if p >= PARTITIONS_MAX]
+        rest = [p for p in lag if not 0 <= p < PARTITIONS_MAX]  # the commands' too
         for partition, records in lag.items():
-            if partition < PARTITIONS_MAX:
+            if 0 <= partition < PARTITIONS_MAX:
                 self._made["shoal_lag_records"].labels(str(partition)).set(records)
                 self._made["shoal_lag_seconds"].labels(str(partition)).set(seconds.get(partition, 0.0))
         if rest:

@@ -209,7 +209,7 @@ def _counts_text(counts: Counts, planted: Mapping[str, Any] | None) -> str:
         return _wrapped(
             f"Records: {counts.records:,}; accepted {counts.accepted:,}, duplicates {counts.duplicates:,}, late "
             f"{counts.late:,}, rejected {sum(counts.rejected.values()):,} ({rejects}); of the accepted, "
-            f"{counts.future:,} had a clock in the future and {counts.clamped:,} an absurd value"
+            f"{counts.future:,} had a clock in the future and {counts.clamped:,} an absurd value{_obeyed(counts)}"
         )
     lines = [f"{'records':<12}{'counted':>10}{'planted':>10}"]
     names = [name for name in got if name != "rejected"]
@@ -220,6 +220,15 @@ def _counts_text(counts: Counts, planted: Mapping[str, Any] | None) -> str:
         mark = "" if counted == wanted else "   differs"
         lines.append(f"{name:<12}{counted:>10,}{wanted:>10,}{mark}")
     return "\n".join(lines)
+
+
+def _obeyed(counts: Counts) -> str:
+    """What commands came to, where there were any."""
+    if not counts.commands and not counts.withheld:
+        return ""
+    return (
+        f"; {counts.commands:,} commands were obeyed, {counts.withheld:,} accepted events withheld for them"
+    )
 
 
 def rejects_text(counts: Counts, details: Mapping[str, int], input_path: str) -> str:
@@ -254,6 +263,8 @@ def to_json(summary: Summary) -> dict[str, Any]:
     body: dict[str, Any] = {
         **count_facts(summary.counts),
         "by_type": dict(summary.counts.by_type),
+        "commands": summary.counts.commands,
+        "withheld": summary.counts.withheld,
         "users": summary.users,
         "encoder_version": summary.encoder_version,
         "silhouette": summary.silhouette,

@@ -93,6 +93,10 @@ class Roster:
         """Forget who has these slots; they are given again, the last one first."""
         _remove(self._pool.slabs, self._table, self._freed, self._numbers, slots)
 
+    def scrub(self) -> None:
+        """Overwrite what is left in memory of names that are not here any more."""
+        self._pool.scrub()
+
     def names(self, slots: I32) -> list[str]:
         """Who has these slots; "" where nobody does."""
         ends = np.empty(len(slots), np.int64)

@@ -91,7 +91,7 @@ def add_events(  # type: ignore[no-untyped-def]
         block = find(slabs, slots[i])
         wanted = _unknown(block, deltas, end)
         if wanted or block == 0:
-            block = _furnish(slabs, grid.tiles, slots[i], block, wanted)
+            block = furnish(slabs, grid.tiles, slots[i], block, wanted)
         if item[i] != 0 and sign[i] > 0 and channel[i] != _IMPRESSION:
             second = min(time_ms[i] // 1000, SECOND_MAX)
             bucket = np.int64(item[i] >> np.uint64(58))
@@ -108,7 +108,7 @@ def add_events(  # type: ignore[no-untyped-def]
                 done = deltas
                 block = refit(slabs, grid.tiles, slots[i], narrow, middle, wide, g, 0)
             else:
-                narrow, middle, wide = _widened(narrow, middle, wide, load64(done + LANE))
+                narrow, middle, wide = widened(narrow, middle, wide, load64(done + LANE))
                 block = refit(slabs, grid.tiles, slots[i], narrow, middle, wide, -1, 0)
         due_ms[slots[i]] = first_ms
     return len(slots)
@@ -196,7 +196,7 @@ def _unknown(block, deltas, end):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _furnish(slabs, tiles, owner, block, wanted):  # type: ignore[no-untyped-def]
+def furnish(slabs, tiles, owner, block, wanted):  # type: ignore[no-untyped-def]
     narrow, middle, wide = sets_of(block) if block else (np.int64(0), np.int64(0), np.int64(0))
     while wanted:
         lane = lowest(wanted)
@@ -209,7 +209,7 @@ def _furnish(slabs, tiles, owner, block, wanted):  # type: ignore[no-untyped-def
 
 
 @njit(cache=True)
-def _widened(narrow, middle, wide, lane):  # type: ignore[no-untyped-def]
+def widened(narrow, middle, wide, lane):  # type: ignore[no-untyped-def]
     bit = 1 << lane
     if narrow & bit:
         return narrow ^ bit, middle | bit, wide
@@ -242,7 +242,7 @@ def _enter(block, grid, time_ms, deltas, end, i, done):  # type: ignore[no-untyp
         age = head - time_ms // width_ms if g >= i else tiles
         if age < tiles:
             leave(queue, record, stride, total, sets, last, head, tiles)
-            one = _record(queue, record, stride, age, head)
+            one = record_of(queue, record, stride, age, head)
             if one == 0:
                 return g, np.int64(0), first_ms
             stop = end if last else parts
@@ -290,7 +290,7 @@ def _add(one, total, at, stop, reach_2, reach_4):  # type: ignore[no-untyped-def
 
 
 @njit(cache=True)
-def _record(queue, records, stride, age, head):  # type: ignore[no-untyped-def]
+def record_of(queue, records, stride, age, head):  # type: ignore[no-untyped-def]
     """The record of the tile `age` tiles behind `head`, made if it is missing; 0: there is no room."""
     first, count = load16(queue + FIRST), load16(queue + COUNT)
     place = count  # of the first record that is not older

@@ -1,0 +1,1 @@
+"""Commands from people, ordered with the data: erase, consent, merge, pin, rename, freeze."""

@@ -1,0 +1,63 @@
+"""What a user's erasure says to the outside: a change of its own kind, with a receipt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..membership import Moves
+from ..values import Told, Value
+
+ERASED = "erased"
+ELSEWHERE = ("input", "commands", "published", "snapshots", "event_hashes")
+"""Where this engine does not reach, or not at once; the schema says what each means. The same in every receipt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Erased(Told):
+    """Told, and what was erased."""
+
+    receipts: Sequence[Value] = ()  # (n,)
+
+
+def receipt(
+    command_ids: Sequence[str], held: bool, erased: Sequence[str], residual: dict[str, Any] | None
+) -> Value:
+    """`held`: something was kept about the user. If not, nobody knows whether rows of an earlier stay were learned."""
+    return {
+        "command_ids": list(command_ids),
+        "held": held,
+        "erased": list(erased),
+        "residual": residual,
+        "elsewhere": list(ELSEWHERE),
+    }
+
+
+def erased_values(told: Erased, values: Iterable[Value]) -> Iterator[Value]:
+    """What `change_values` made of them, with the transition that is meant and the receipts."""
+    for value, proof in zip(values, told.receipts, strict=True):
+        yield {**value, "transition": ERASED, "confidence": None, "receipt": proof}
+
+
+def nowhere(step_number: int) -> Moves:
+    """A change of one user who is in no segment, to none."""
+    none, some, flag = np.zeros(1, np.int64), np.full(1, step_number, np.int64), np.zeros(1, np.bool_)
+    centre = np.full(1, -1, np.int32)
+    return Moves(
+        row=none - 1,
+        slot=centre,
+        before=none,
+        after=none,
+        centre_before=centre,
+        centre_after=centre,
+        before_since_ms=none,
+        since_ms=none,
+        sequence=some,
+        margin=np.zeros(1),
+        score=np.zeros(1),
+        events_seen=none,
+        provisional=flag,
+    )
