@@ -70,6 +70,14 @@ class Autoencoder:
         self._serving = self._encoding()
         self._previous: Weights | None = None
 
+    def renew(self, seed: int) -> None:
+        """Other weights for the learning copy, as if nothing had been learned; what serves goes on serving."""
+        random = np.random.Generator(np.random.PCG64(seed))
+        hidden = len(self._weights["b1"])
+        weights = _initial((self.d_in, hidden, self.d_out, hidden, self.d_in), random)
+        self._load(weights, np.zeros_like(self._first), np.zeros_like(self._second))
+        self._steps = 0
+
     def start(self, x: F32) -> None:
         """Encode the principal components of the buffer (n, d_in), in the middle of the bend, and decode them."""
         rows = x.astype(np.float64)

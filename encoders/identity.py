@@ -19,6 +19,9 @@ class Identity:
         self.d_in = self.d_out = d_in
         self.version = 0
 
+    def renew(self, seed: int) -> None:
+        """There is nothing to forget."""
+
     def start(self, x: F32) -> None: ...
 
     def encode(self, x: F32) -> F32:

@@ -48,6 +48,11 @@ class Linear:
     def encode_previous(self, x: F32) -> F32 | None:
         return None if self._previous is None else affine(x, *self._previous)
 
+    def renew(self, seed: int) -> None:
+        """Forget mean and covariance; what serves goes on serving."""
+        self._rows = 0.0
+        self._mean, self._covariance = np.zeros(self.d_in), np.zeros((self.d_in, self.d_in))
+
     def start(self, x: F32) -> None:
         """Nothing: one pass over the buffer is all there is to learn from it."""
 

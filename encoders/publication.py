@@ -58,21 +58,22 @@ class ReplayPublisher:
         return self._encoder.encode_previous(x)
 
     def warm(self, x: F32) -> None:
-        """First training, on the warm-up buffer (n, d_in), n >= 1; then version 1 serves.
-
-        About `warmup_steps` batches, in no more passes over the buffer than help the encoder.
-        """
+        """First training, on the warm-up buffer (n, d_in), n >= 1; then version 1 serves."""
         x = _finite(x)
         self._replay.add(x)
         if len(x):
             self._encoder.start(x)
+        self._passes(x)
+        self._encoder.publish()
+
+    def _passes(self, x: F32) -> None:
+        """About `warmup_steps` batches, in no more passes over the rows (n, d_in) than help the encoder."""
         batch = max(1, min(2 * self._half, len(x)))
         starts = range(0, len(x), batch)
         for _ in range(min(self._encoder.epochs, max(1, self._warmup_steps // max(1, len(starts))))):
             order = self._replay.shuffled(len(x))
             losses = [self._encoder.learn(x[order[start : start + batch]]) for start in starts]
             self.loss = float(np.mean(losses)) if losses else 0.0
-        self._encoder.publish()
 
     def learn(self, x: F32, segmenter: Segmenter) -> Publication | None:
         """Learn from rows (n, d_in) already scored; when due, try to publish. None when no attempt was due.
@@ -88,7 +89,7 @@ class ReplayPublisher:
         if self._since < self._every:
             return None
         self._since = 0
-        return self._attempt(segmenter)
+        return self.attempt(segmenter)
 
     def _train(self, fresh: F32) -> None:
         """Gradient steps of half fresh and half replayed rows; what does not fill a half-batch waits."""
@@ -102,8 +103,15 @@ class ReplayPublisher:
         if losses:
             self.loss = float(np.mean(losses))
 
-    def _attempt(self, segmenter: Segmenter) -> Publication:
-        """Lay the candidate onto the serving space, carry the centres, count who would move; publish if few."""
+    def renew(self, seed: int) -> None:
+        """A fresh learning copy, trained on the reservoir from new weights; `attempt` publishes it."""
+        x = self._replay.rows
+        self._encoder.renew(seed)
+        self._encoder.start(x)
+        self._passes(x)
+
+    def attempt(self, segmenter: Segmenter) -> Publication:
+        """Due or not: lay the candidate onto the serving space, carry the centres, count who moves; publish if few."""
         x = self._replay.rows
         z_old, z_new = self._encoder.encode(x), self._encoder.encode_candidate(x)
         if not np.isfinite(z_new).all():  # the learning rate was too large: such weights never serve

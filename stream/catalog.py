@@ -100,9 +100,9 @@ class Catalog:
     def intervene(self, interventions: Sequence[Intervention]) -> None:
         """Centres stand for something else now: what was known of one given up belongs to its heir."""
         for one in interventions:
-            if one.into >= 0:
+            if one.ends:
                 self._give_up(one.centre, one.into)
-            if one.out_of >= 0:
+            if one.begins:
                 self._young[one.centre] = True
 
     def _give_up(self, centre: int, heir: int) -> None:

@@ -24,6 +24,8 @@ from .digest import Chain, output_hash
 from .events import F32, I32, Counts, Events, Manifest, Output, Reject, Scored, Step
 from .features import Features
 from .membership import Membership, Moves
+from .overlap import Naming, name_groups
+from .people import Past, asked, found
 from .ports import Probe, Publication, Publisher, Segmenter, State, no_probe
 from .quality import davies_bouldin, silhouette
 from .users import Users
@@ -57,6 +59,7 @@ class Pipeline:
         self.warmup = Warmup(config.segmenter)
         self.publisher = publisher
         self.segmenter = segmenter
+        self.past = Past()
         self.membership = Membership(config.membership, config.features.users_max, segmenter.k)
         self.attribution = Attribution(config.features.users_max, publisher.d_out)
         self.catalog = Catalog(config.membership, segmenter.k, self.features.names)
@@ -119,18 +122,50 @@ class Pipeline:
         self.publisher.warm(x)
         self.segmenter.seed(self.publisher.encode(x))
         self.narrator.born(self.membership.begin(self.clock.now_ms, self.segmenter.used))
+        self.past.learned(0, self.clock.now_ms, len(self.users))
         return True
 
     def _tend(self) -> bool:
         """Let the segmenter rearrange its centres, and everybody who names them follow. Before anything is scored."""
         if not self.warmup.done:
             return False
-        interventions = self.segmenter.tend()
-        if interventions:
-            self.narrator.intervened(self.membership.intervene(interventions, self.clock.now_ms))
-            self.attribution.intervene(interventions)
-            self.catalog.intervene(interventions)
-        return bool(interventions)
+        told = self.segmenter.tend()
+        if not told and not self.past.due():
+            return False
+        elsewhere = self.past.elsewhere(self.segmenter)
+        who = self.membership, self.users.last_ms, self.past
+        if told:
+            rows = max(one.rows for one in told) // 2
+            people = asked(*who, rows, self.segmenter, self._embed)
+        elif elsewhere.any():
+            people = found(*who, self.segmenter)
+        else:
+            return False
+        return self._settle(name_groups(people, told, elsewhere))
+
+    def reseed(self) -> None:
+        """Draw all centres anew, from the reservoir; every id goes on with its people. In a step, before it scores."""
+        assert self.warmup.done, "reseed() before the warm start: there are no segments yet"
+        self.segmenter.seed(self.publisher.encode(self.publisher.reservoir))
+        who = self.membership, self.users.last_ms, self.past
+        people = asked(*who, self.past.home_rows, self.segmenter, self._embed)
+        self._settle(name_groups(people, None))
+
+    def _settle(self, naming: Naming) -> bool:
+        """The centres stand for other people now: ids follow the people (`overlap.py`)."""
+        if (np.diff(naming.order) != 1).any():
+            self.segmenter.permute(naming.order)
+        begun = [one.centre for one in naming.facts if one.begins]
+        self.past.rearranged(naming.order, begun, self.segmenter.centres)
+        since_ms = self.past.ago_ms(self.past.home_rows)
+        self.narrator.intervened(self.membership.intervene(naming.facts, self.clock.now_ms, since_ms))
+        self.attribution.intervene(naming.facts)
+        self.catalog.intervene(naming.facts)
+        return bool(naming.facts)
+
+    def _embed(self, slots: I32) -> F32:
+        raw = self.features.rows(slots, self.users, self.clock.now_ms, peek=True)
+        return self.publisher.encode(self.features.scale(raw))
 
     def _score(self, touched: I32, raw: F32, everybody: bool) -> Scored:
         """The users this step scores: the touched ones and silent ones whose windows moved."""
@@ -157,6 +192,8 @@ class Pipeline:
         if not t:
             return None
         self.segmenter.learn(scored.z[:t])
+        self.past.learned(t, self.clock.now_ms, len(self.users))
+        self.past.see(self.segmenter, self.publisher.version)
         self.features.learn(scored.raw[:t])
         return self.publisher.learn(scored.x[:t], self.segmenter)
 
@@ -267,7 +304,7 @@ class Pipeline:
 
 STATEFUL = (
     "clock", "admission", "users", "features", "warmup", "publisher", "segmenter",
-    "membership", "attribution", "catalog", "chain",
+    "past", "membership", "attribution", "catalog", "chain",
 )  # fmt: skip
 
 

@@ -48,6 +48,9 @@ class Turning:
         self.turn, self.version, self.batches = turn, 0, []
         self.serving = np.eye(D), np.zeros(D)
 
+    def renew(self, seed):
+        pass
+
     def start(self, x):
         pass
 

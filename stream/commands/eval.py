@@ -100,6 +100,20 @@ def lift(
     tell(result, as_json, render)
 
 
+@command.command()
+@click.option("--seeds", default=5, type=AT_LEAST_1, show_default=True, help="Worlds drawn per case.")
+@click.option("--only", default="", metavar="TEXT", help="Cases whose name contains this.")
+@as_json
+def identity(seeds: int, only: str, as_json: bool) -> None:
+    """Are segments that split, merge, begin and end called so, and does nothing else happen to ids?"""
+    from ..evaluation.identity import evaluate, render
+    from ..wiring import one_thread
+
+    one_thread()
+    result = evaluate(seeds, only, echo=not as_json)
+    tell(result, as_json, render)
+
+
 def chosen(option: str, text: str, known: Sequence[str]) -> list[str]:
     """Names separated by commas, all of them known."""
     names = [name.strip() for name in text.split(",") if name.strip()]
