@@ -140,12 +140,13 @@ class Autoencoder:
         if self.version:
             self._previous = self._serving
         if matrix is not None and shift is not None:
-            self._turn(matrix, shift)
+            self.turn(matrix, shift)
         self._serving = self._encoding()
         self.version += 1
         return self.version
 
-    def _turn(self, matrix: F64, shift: F64) -> None:
+    def turn(self, matrix: F64, shift: F64) -> None:
+        """The learning copy gives z @ matrix + shift; what is decoded from it stays."""
         w = self._weights
         back = np.linalg.inv(matrix)
         w["w2"][:], w["b2"][:] = fold(w["w2"], w["b2"], matrix, shift)

@@ -35,6 +35,9 @@ class Identity:
     def learn(self, x: F32) -> float:
         return 0.0
 
+    def turn(self, matrix: F64, shift: F64) -> None:
+        """Nothing is learned, so nothing was refused."""
+
     def publish(self, matrix: F64 | None = None, shift: F64 | None = None) -> int:
         """Nothing changes; the first call makes it version 1."""
         self.version = 1

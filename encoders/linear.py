@@ -78,6 +78,9 @@ class Linear:
         _, directions = leading(self._covariance, self.d_out)
         return np.ascontiguousarray(directions, np.float32), (-self._mean @ directions).astype(np.float32)
 
+    def turn(self, matrix: F64, shift: F64) -> None:
+        """Nothing: components have a place of their own, and the next candidate is laid onto the serving space anew."""
+
     def publish(self, matrix: F64 | None = None, shift: F64 | None = None) -> int:
         if self.version:
             self._previous = self._serving

@@ -5,6 +5,7 @@
     attempt      every `publish_every_rows` learned rows: embed the reservoir with both copies, lay the
                  candidate onto the serving space, carry the centres over, count whose nearest centre changes
     publication  if that is within `churn_budget`: centres and weights change, both in this call
+    refusal      if not: the candidate stays the learning copy, laid onto the serving space, and is pulled there
 
 Between two publications nothing that `encode` returns changes.
 """
@@ -22,6 +23,8 @@ from .base import Published
 from .kernels import nearest
 from .replay import Reservoir
 
+ROUNDS_MAX = 8
+"""Trainings of a fresh learning copy, each as long as the one at the warm start, before it is given up."""
 STEPS_MAX = 4
 """Gradient steps per call: beyond 4 half-batches of rows, load turns into subsampling, not into lag."""
 
@@ -103,29 +106,50 @@ class ReplayPublisher:
         if losses:
             self.loss = float(np.mean(losses))
 
-    def renew(self, seed: int) -> None:
-        """A fresh learning copy, trained on the reservoir from new weights; `attempt` publishes it."""
+    def renew(self, seed: int, segmenter: Segmenter) -> Publication:
+        """Begin again from other weights: train a fresh learning copy on the reservoir, and publish it as always.
+
+        While too many would move, it is trained on, at most `ROUNDS_MAX` times as long as at the warm start; if they
+        still would, the old weights go on serving, and the learning copy goes on being pulled towards them.
+        """
         x = self._replay.rows
         self._encoder.renew(seed)
         self._encoder.start(x)
         self._passes(x)
+        return self.persuade(segmenter)
+
+    def persuade(self, segmenter: Segmenter) -> Publication:
+        """Attempt, and train the learning copy on the reservoir until few enough would move; the last attempt."""
+        for _ in range(ROUNDS_MAX):
+            publication = self.attempt(segmenter)
+            if publication.published:
+                break
+            self._passes(self._replay.rows)
+        return publication
 
     def attempt(self, segmenter: Segmenter) -> Publication:
-        """Due or not: lay the candidate onto the serving space, carry the centres, count who moves; publish if few."""
+        """Due or not: lay the candidate onto the serving space, carry the centres, count who moves; publish if few.
+
+        Map and centres are fitted to every other row of the reservoir, and those between are counted: on the rows
+        it was fitted to, any map looks better than it is.
+        """
         x = self._replay.rows
         z_old, z_new = self._encoder.encode(x), self._encoder.encode_candidate(x)
         if not np.isfinite(z_new).all():  # the learning rate was too large: such weights never serve
             return Publication(self.version, False, 1.0)
-        matrix, shift = align(z_new, z_old)
+        matrix, shift = align(z_new[::2], z_old[::2])
         z_new = (z_new @ matrix + shift).astype(np.float32)
         used = np.flatnonzero(segmenter.used)
         members = used[nearest(z_old, segmenter.centres[used])]
-        centres = carry_over(z_new, z_old, members, segmenter.centres)
-        churn = float(np.mean(used[nearest(z_new, centres[used])] != members))
+        centres = carry_over(z_new[::2], z_old[::2], members[::2], segmenter.centres)
+        judges = slice(1, None, 2) if len(x) > 1 else slice(None)
+        churn = float(np.mean(used[nearest(z_new[judges], centres[used])] != members[judges]))
         published = churn <= self._budget
         if published:
             segmenter.carry(centres)
             self._encoder.publish(matrix, shift)
+        else:
+            self._encoder.turn(matrix, shift)
         return Publication(self.version, published, churn)
 
     def fingerprint(self) -> bytes:

@@ -12,6 +12,8 @@ A step scores m = t + s users: the t touched ones first, then the s silent ones 
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 
 from .admission import Admission, Admitted
@@ -232,6 +234,7 @@ class Pipeline:
             previous_hash=chain.manifest_hash,
             output_hash=output_hash(records),
             state_hash=state_hash,
+            publication=None if publication is None else asdict(publication),
         )
         chain.follow(manifest)
         return Output(step.number, records, manifest, counts, self._gauges(moves, publication))
