@@ -4,11 +4,18 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+from decisions import scored
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shoal.stream.clustering.adaptive import AdaptiveKMeans
+from shoal.stream.config import Membership as Config
+from shoal.stream.membership import Membership
 from shoal.stream.overlap import HALF, Table, dying, most_in_common, name_groups, table_of
+from shoal.stream.packing import pack, unpack
+from shoal.stream.people import MARKS, Past
 from shoal.stream.ports import Intervention, Share
+from shoal.stream.segmenter import KMeans
 
 
 def table(people, new=None, ids=None, used=None, members=None, present=None):
@@ -241,3 +248,92 @@ def test_who_comes_less_than_half_as_often_as_everybody_dies(present, dies):
     assert dying(ids, np.array([100, 1000]), np.array([present, 1000]))[0] == dies
     assert not dying(ids, np.array([5, 1000]), np.array([0, 1000]))[0]
     assert HALF == 0.5
+
+
+# --- who is asked ----------------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 400), st.integers(0, 50)), min_size=1, max_size=80),
+    st.integers(0, 20_000),
+)
+@settings(max_examples=100, deadline=None)
+def test_the_past_knows_what_time_it_was_so_many_rows_ago(steps, rows):
+    """Or a little earlier, by one mark; what nobody knows is the first time known. Bounded, and restored exactly."""
+    past, now_ms, times = Past(), 0, []
+    for learned, passed in steps:
+        now_ms += passed
+        times += [now_ms] * learned
+        past.learned(learned, now_ms, 100)
+    found = past.ago_ms(rows)
+    again = Past()
+    again.restore(unpack(b"".join(pack(past.snapshot()))))
+    assert again.ago_ms(rows) == found
+    slack = past.home_rows // MARKS + 400  # a mark is made between steps
+    if rows + slack < len(times):
+        assert times[len(times) - rows - slack] <= found <= times[len(times) - rows - 1]
+    assert len(past.snapshot()["marks"]) <= MARKS + 2
+
+
+def test_a_centre_is_elsewhere_when_it_went_half_the_way_to_another_one():
+    """As of a while ago; not under another encoder, and not one that has just begun there."""
+    segmenter, past = KMeans(3, 1, 0.1, 1), Past()
+    segmenter.carry(np.array([[0.0], [10.0], [30.0]]))
+    past.see(segmenter, 1)
+    segmenter.carry(np.array([[1.0], [4.0], [30.0]]))
+    assert past.elsewhere(segmenter).tolist() == [False, True, False]
+    past.rearranged(np.array([2, 1, 0]), [1], segmenter.centres)
+    segmenter.permute(np.array([2, 1, 0]))
+    assert past.elsewhere(segmenter).tolist() == [False, False, False]
+    segmenter.carry(np.array([[0.0], [10.0], [30.0]]))
+    assert past.elsewhere(segmenter).any()
+    past.see(segmenter, 2)
+    assert not past.elsewhere(segmenter).any()
+
+
+def test_home_is_the_segment_of_then():
+    """Who stayed is at home; who moved since is at home where they came from; the new, and those whose segment
+    ended, are nowhere. Being told another id of the same segment is no move."""
+    members = Membership(Config(confirmations=1, margin=0.0), 8, 3)
+    members.begin(0)
+    centres = np.array([[0.0], [10.0], [20.0]])
+
+    def place(slots, at, now_ms):
+        members.decide(
+            scored(slots, [[c] for c in at], centres), np.full(len(slots), 9, np.int64), now_ms, now_ms
+        )
+
+    place([0, 1, 2], [0.0, 10.0, 20.0], 1)
+    place([1, 3], [20.0, 0.0], 9)
+    assert members.home(np.arange(4), 5).tolist() == [0, 1, 2, -1]
+    assert members.home(np.arange(4), 9).tolist() == [0, 2, 2, 0]
+    members.intervene([Intervention("merge", 1, 0, -1, "test", 0.0)], 10)
+    assert members.home(np.arange(4), 5).tolist() == [0, -1, 2, -1]
+    members.intervene([Intervention("merge", 0, 2, -1, "test", 0.0)], 11)
+    place([0, 3], [20.0, 20.0], 12)
+    assert members.home(np.array([0, 3]), 5).tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("k", [3, 6])
+def test_learning_goes_on_after_an_exchange_of_slots_as_if_it_always_had_been(k):
+    """Permute, then learn and tend, is learn and tend, then permute: also through a snapshot."""
+    rng = np.random.default_rng(k)
+    places = 6.0 * rng.normal(size=(k + 1, 4))
+
+    def rows(n, groups):
+        return (places[rng.integers(*groups, n)] + rng.normal(size=(n, 4))).astype(np.float32)
+
+    first, second = (AdaptiveKMeans(k, 4, 1, 2) for _ in range(2))
+    buffer, order = rows(500, (0, k)), np.roll(np.arange(k), 1)
+    for one in (first, second):
+        one.seed(buffer)
+    second.permute(order)
+    second.restore(unpack(b"".join(pack(second.snapshot()))))
+    for _ in range(12):
+        z = rows(300, (1, k + 1))
+        labels, renamed = first.learn(z), second.learn(z)
+        assert (np.argsort(order)[labels] == renamed).all()
+        assert len(first.tend()) == len(second.tend())
+    assert np.allclose(
+        np.sort(first.centres[first.used], axis=0), np.sort(second.centres[second.used], axis=0)
+    )
