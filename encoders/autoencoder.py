@@ -70,6 +70,14 @@ class Autoencoder:
         self._serving = self._encoding()
         self._previous: Weights | None = None
 
+    def renew(self, seed: int) -> None:
+        """Other weights for the learning copy, as if nothing had been learned; what serves goes on serving."""
+        random = np.random.Generator(np.random.PCG64(seed))
+        hidden = len(self._weights["b1"])
+        weights = _initial((self.d_in, hidden, self.d_out, hidden, self.d_in), random)
+        self._load(weights, np.zeros_like(self._first), np.zeros_like(self._second))
+        self._steps = 0
+
     def start(self, x: F32) -> None:
         """Encode the principal components of the buffer (n, d_in), in the middle of the bend, and decode them."""
         rows = x.astype(np.float64)
@@ -132,12 +140,13 @@ class Autoencoder:
         if self.version:
             self._previous = self._serving
         if matrix is not None and shift is not None:
-            self._turn(matrix, shift)
+            self.turn(matrix, shift)
         self._serving = self._encoding()
         self.version += 1
         return self.version
 
-    def _turn(self, matrix: F64, shift: F64) -> None:
+    def turn(self, matrix: F64, shift: F64) -> None:
+        """The learning copy gives z @ matrix + shift; what is decoded from it stays."""
         w = self._weights
         back = np.linalg.inv(matrix)
         w["w2"][:], w["b2"][:] = fold(w["w2"], w["b2"], matrix, shift)

@@ -17,7 +17,11 @@ class Published(Encoder, Protocol):
 
     epochs: int  # passes over the warm-up buffer that help it; 0: it never changes, never publishes again
 
+    def renew(
+        self, seed: int
+    ) -> None: ...  # forget what was learned, from other weights; what serves goes on
     def start(self, x: F32) -> None: ...  # (n, d_in): a first look at the warm-up buffer, before any learning
+    def turn(self, matrix: F64, shift: F64) -> None: ...  # the candidate's z becomes z @ matrix + shift
     def publish(self, matrix: F64 | None = None, shift: F64 | None = None) -> int:
         """Let z @ matrix + shift serve, z being the candidate's embedding; the new version."""
 

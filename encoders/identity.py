@@ -19,6 +19,9 @@ class Identity:
         self.d_in = self.d_out = d_in
         self.version = 0
 
+    def renew(self, seed: int) -> None:
+        """There is nothing to forget."""
+
     def start(self, x: F32) -> None: ...
 
     def encode(self, x: F32) -> F32:
@@ -31,6 +34,9 @@ class Identity:
 
     def learn(self, x: F32) -> float:
         return 0.0
+
+    def turn(self, matrix: F64, shift: F64) -> None:
+        """Nothing is learned, so nothing was refused."""
 
     def publish(self, matrix: F64 | None = None, shift: F64 | None = None) -> int:
         """Nothing changes; the first call makes it version 1."""

@@ -48,6 +48,11 @@ class Linear:
     def encode_previous(self, x: F32) -> F32 | None:
         return None if self._previous is None else affine(x, *self._previous)
 
+    def renew(self, seed: int) -> None:
+        """Forget mean and covariance; what serves goes on serving."""
+        self._rows = 0.0
+        self._mean, self._covariance = np.zeros(self.d_in), np.zeros((self.d_in, self.d_in))
+
     def start(self, x: F32) -> None:
         """Nothing: one pass over the buffer is all there is to learn from it."""
 
@@ -72,6 +77,9 @@ class Linear:
         """Weight (d_in, d_out) and bias of the leading components."""
         _, directions = leading(self._covariance, self.d_out)
         return np.ascontiguousarray(directions, np.float32), (-self._mean @ directions).astype(np.float32)
+
+    def turn(self, matrix: F64, shift: F64) -> None:
+        """Nothing: components have a place of their own, and the next candidate is laid onto the serving space anew."""
 
     def publish(self, matrix: F64 | None = None, shift: F64 | None = None) -> int:
         if self.version:

@@ -203,11 +203,11 @@ class Attribution:
     def intervene(self, interventions: Sequence[Intervention]) -> None:
         """Centres stand for something else now: users of a centre given up get an anchor with its heir."""
         for one in interventions:
-            if one.into >= 0:
+            if one.ends:
                 members = np.flatnonzero(self._label == one.centre)
                 self._label[members] = one.into
                 self._stale[members] = True
-            if one.out_of >= 0:
+            if one.begins:
                 self._earlier.forget(one.centre)
 
     def clear(self, slots: I32) -> None:

@@ -113,9 +113,9 @@ class Catalog:
     def intervene(self, interventions: Sequence[Intervention], ids: I64) -> None:
         """Centres stand for `ids` (k,) now: what was known of one given up belongs to its heir."""
         for one in interventions:
-            if one.into >= 0:
+            if one.ends:
                 self._give_up(one.centre, one.into)
-            if one.out_of >= 0:
+            if one.begins:
                 self._young[one.centre] = True
         self.hierarchy.intervene(interventions, ids)
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -246,7 +247,7 @@ class Narrator:
     def _as_published(self, one: Lineage) -> Lineage:
         m = self._pipeline.membership
         if m.floor is None:
-            return one
+            return one if self._pipeline.ledger is None else replace(one, overlap=(), people=0)
         public = dict(zip(m.ids.tolist(), m.public.tolist(), strict=True))
         for later, _ in reversed(self._lineage):  # who was given up goes by its heir's
             for old, new in later.remap:

@@ -104,7 +104,7 @@ class Encoder(Frozen, frozen=True):
     ] = 20_000
     churn_budget: Annotated[
         float, _d("a publication that would move a larger share of users is refused", ge=0, le=1)
-    ] = 0.05
+    ] = 0.03
     seed: Annotated[int, _d("seed of the weights and of the reservoir", ge=0)] = 1
 
 

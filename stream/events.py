@@ -314,3 +314,6 @@ class Manifest:
     previous_hash: str  # hash of the manifest before this one ("" for the first)
     output_hash: str
     state_hash: str
+    publication: Mapping[str, Any] | None = (
+        None  # an attempt to publish an encoder: version, published, churn
+    )

@@ -47,13 +47,13 @@ class Features:
         self._windows.update(slots, events)
         self._interest.update(slots, events, learning)
 
-    def rows(self, slots: I32, users: Users, now_ms: int) -> F32:
-        """(m,) -> (m, d): the users' rows as of `now_ms`, unscaled.
+    def rows(self, slots: I32, users: Users, now_ms: int, peek: bool = False) -> F32:
+        """(m,) -> (m, d): the users' rows as of `now_ms`, unscaled. With `peek`, who was due stays due.
 
         `now_ms` is not older than any event or any row before.
         """
         raw = np.empty((len(slots), self.d), np.float32)
-        self._windows.fill(slots, now_ms, raw)
+        (self._windows.peek if peek else self._windows.fill)(slots, now_ms, raw)
         self._fill_rest(slots, users, now_ms, raw)
         return raw
 

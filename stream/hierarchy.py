@@ -60,9 +60,9 @@ class Hierarchy:
             return
         middle = np.average(self._means[self._centres], axis=0, weights=_weights(self._sizes[self._centres]))
         for one in interventions:
-            if one.into >= 0:
+            if one.ends:
                 self._sizes[one.into] += self._sizes[one.centre]
-            if one.out_of >= 0 or one.into < 0:
+            if one.begins:
                 self._means[one.centre] = self._means[one.out_of] if one.out_of >= 0 else middle
                 self._sizes[one.centre] = 0
         self._put(ids.copy(), self._sizes, self._means)

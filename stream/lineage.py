@@ -1,22 +1,30 @@
 """Which public segment a model's centre stands for, and every fact about segments that came to be or ended.
 
 A centre is a slot of the model; what it stands for can change (`ports.Intervention`). A segment id stands for
-one group of people, only grows, and is never used twice. So an intervention ends one id and begins another:
+one group of people, only grows, and is never used twice. Which ids go on, end and begin when centres are
+rearranged is found out by asking the people (`overlap.py`); here it is written down:
 
-    given up    `merge`: the members of the old id are from now on members of the survivor; `remap` says so
-    placed      `split`: a new id, drawn from among the members of its parent, who move by themselves
-    warm start  `birth`; a new epoch: `death`; another name: `rename`
-    too small   `fold`: published as part of another one; `unfold`: by itself again (`privacy/floor.py`)
+    merge   the members of the old id are from now on members of the survivor; `remap` says so
+    death   the same, but its people are with many others, or come no more: the survivor has what is left.
+            Also at the end of an epoch, without a survivor
+    split   a new id, drawn from among the members of its parent, who move by themselves
+    birth   a new id, of people who are new or came from many; also at the warm start
+    rename  another name
+    fold    too few people: published as part of another one; `unfold`: by itself again (`privacy/floor.py`)
+
+Every fact has its evidence, `overlap`: where the people of the old id are now, or where those of the new one
+came from.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from .events import I64, Bool
-from .ports import Intervention, State
+from .ports import Intervention, Share, State
 
 FREEZE, UNFREEZE = "freeze", "unfreeze"
 KINDS = ("birth", "split", "merge", "rename", "death")
@@ -37,6 +45,8 @@ class Lineage:
     decided_ms: int
     parents: tuple[int, ...] = ()
     remap: tuple[tuple[int, int], ...] = ()  # (old segment id, new segment id)
+    overlap: tuple[Share, ...] = ()  # where its people are, or came from; the largest shares, 0: no segment
+    people: int = 0  # how many were asked; 0: nobody
 
 
 class Identities:
@@ -70,24 +80,43 @@ class Identities:
         """A segment is published by itself again; `out_of` stood for it until now, 0: none did."""
         return self._fact(UNFOLD, segment_id, now_ms, (out_of,) if out_of else ())
 
-    def intervened(self, one: Intervention, now_ms: int) -> tuple[Lineage, ...]:
-        """What an intervention means for segments: a merge, a split, or one after the other."""
-        facts = []
-        if one.into >= 0:
+    def rearranged(self, interventions: Sequence[Intervention], now_ms: int) -> tuple[Lineage, ...]:
+        """Interventions of one moment, in order. A parent is named by the id it had before the first of them."""
+        before = self.ids.copy()
+        return tuple(fact for one in interventions for fact in self._intervened(one, before, now_ms))
+
+    def _intervened(self, one: Intervention, before: I64, now_ms: int) -> Iterator[Lineage]:
+        """What an intervention means for segments: one ends, one begins, or one after the other."""
+        asked = (one.overlap, one.people)
+        if one.ends:
             old, survivor = int(self.ids[one.centre]), int(self.ids[one.into])
             assert old, f"centre {one.centre} was given up, but stands for no segment"
             assert survivor, f"centre {one.into} takes over, but stands for no segment"
             self.ids[one.centre] = 0
-            facts.append(self._fact("merge", survivor, now_ms, (survivor, old), ((old, survivor),)))
-        if one.out_of >= 0:
-            facts.append(self._born(one.centre, "split", now_ms, (int(self.ids[one.out_of]),)))
-        return tuple(facts)
+            if one.kind == "death":
+                yield self._fact("death", old, now_ms, (old,), ((old, survivor),), *asked)
+            else:
+                yield self._fact("merge", survivor, now_ms, (survivor, old), ((old, survivor),), *asked)
+        if one.begins:
+            if one.kind == "birth":
+                yield self._born(one.centre, "birth", now_ms, (), *asked)
+            else:
+                parent = int(before[one.out_of]) or int(self.ids[one.out_of])
+                yield self._born(one.centre, "split", now_ms, (parent,), *asked)
 
-    def _born(self, centre: int, kind: str, now_ms: int, parents: tuple[int, ...]) -> Lineage:
+    def _born(
+        self,
+        centre: int,
+        kind: str,
+        now_ms: int,
+        parents: tuple[int, ...],
+        overlap: tuple[Share, ...] = (),
+        people: int = 0,
+    ) -> Lineage:
         assert not self.ids[centre], f"centre {centre} still stands for segment {self.ids[centre]}"
         self.ids[centre] = self.next_id
         self.next_id += 1
-        return self._fact(kind, self.next_id - 1, now_ms, parents)
+        return self._fact(kind, self.next_id - 1, now_ms, parents, (), overlap, people)
 
     def _fact(
         self,
@@ -96,9 +125,11 @@ class Identities:
         now_ms: int,
         parents: tuple[int, ...] = (),
         remap: tuple[tuple[int, int], ...] = (),
+        overlap: tuple[Share, ...] = (),
+        people: int = 0,
     ) -> Lineage:
         self.next_lineage_id += 1
-        return Lineage(self.next_lineage_id - 1, kind, segment_id, now_ms, parents, remap)
+        return Lineage(self.next_lineage_id - 1, kind, segment_id, now_ms, parents, remap, overlap, people)
 
     def snapshot(self) -> State:
         return {"ids": self.ids.copy(), "next_id": self.next_id, "next_lineage_id": self.next_lineage_id}

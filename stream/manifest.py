@@ -13,7 +13,7 @@ from .ports import StateMismatch
 def encode_manifest(manifest: Manifest) -> bytes:
     """Canonical bytes: sorted keys, no spaces; the same manifest always gives the same bytes."""
     counts = manifest.counts
-    body = {
+    body: dict[str, Any] = {
         "step": manifest.step,
         "epoch": manifest.epoch,
         "opening": manifest.opening,
@@ -42,6 +42,8 @@ def encode_manifest(manifest: Manifest) -> bytes:
         "output_hash": manifest.output_hash,
         "state_hash": manifest.state_hash,
     }
+    if manifest.publication is not None:
+        body["publication"] = dict(manifest.publication)
     return orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
 
 

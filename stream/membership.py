@@ -75,7 +75,7 @@ class Moves:
 
 
 class Membership:
-    """One row per user slot, allocated once: 41 bytes times `features.users_max`."""
+    """One row per user slot, allocated once: 49 bytes times `features.users_max`."""
 
     def __init__(
         self,
@@ -98,6 +98,7 @@ class Membership:
         self.segment: I64 = np.zeros(users_max, np.int64)
         self.since_ms: I64 = np.zeros(users_max, np.int64)
         self.sequence: I64 = np.zeros(users_max, np.int64)
+        self.came_from: I64 = np.zeros(users_max, np.int64)  # segment before this one; 0: none
 
     @property
     def ids(self) -> I64:
@@ -113,22 +114,42 @@ class Membership:
         """Give every centre in use (k,), all by default, its first segment id; the births. Called once."""
         return self.identities.begin(np.ones(self.k, np.bool_) if used is None else used, now_ms)
 
-    def intervene(self, interventions: Sequence[Intervention], now_ms: int) -> tuple[Lineage, ...]:
-        """Centres stand for something else now: new ids, and users of a centre given up go to its heir."""
-        facts: list[Lineage] = []
-        for one in interventions:
-            if one.into >= 0:
-                self._hand_over(one.centre, one.into)
-            facts += self.identities.intervened(one, now_ms)
-            self.policy.doubt(one.centre)
-        self.pins.follow(pair for fact in facts for pair in fact.remap)
-        return tuple(facts)
+    def intervene(
+        self, interventions: Sequence[Intervention], now_ms: int, since_ms: int = 0
+    ) -> tuple[Lineage, ...]:
+        """Centres stand for something else now: new ids, and users of a centre given up go to its heir.
 
-    def _hand_over(self, centre: int, heir: int) -> None:
-        members = np.flatnonzero(self.centre == centre)
+        Where the centre itself stays, only those who were there at `since_ms` go.
+        """
+        for one in interventions:
+            if one.ends:
+                members = np.flatnonzero(self.centre == one.centre)
+                if one.in_place:
+                    members = members[self.home(members, since_ms) == one.centre]
+                    self._waiting = True  # the others stay, and are told another id
+                self._hand_over(members, one.centre, one.into)
+            self.policy.doubt(one.centre)
+        facts = self.identities.rearranged(interventions, now_ms)
+        self.pins.follow(pair for fact in facts for pair in fact.remap)
+        return facts
+
+    def home(self, slots: I32 | I64, since_ms: int) -> I32:
+        """(n,) the centre of the segment each user was in at that time; -1: it is gone, or there was none.
+
+        Of the past only one move is remembered: who moved twice since then counts as coming from the segment between.
+        """
+        stayed = self.since_ms[slots] <= since_ms
+        order = np.argsort(self.ids, kind="stable")
+        at = np.minimum(np.searchsorted(self.ids[order], self.came_from[slots]), self.k - 1)
+        before = np.where(self.ids[order][at] == self.came_from[slots], order[at], -1)
+        before = np.where(self.came_from[slots] > 0, before, -1)
+        home: I32 = np.where(stayed, self.centre[slots], before).astype(np.int32)
+        return home
+
+    def _hand_over(self, members: I64, centre: int, heir: int) -> None:
         self.centre[members] = heir
         self._counts[heir] += len(members)
-        self._counts[centre] = 0
+        self._counts[centre] -= len(members)
         self._waiting |= len(members) > 0
 
     def unsettled(self, most: int) -> I32:
@@ -230,6 +251,7 @@ class Membership:
         self._counts += np.bincount(target[gone], minlength=self.k)
         self.centre[slots[gone]] = target[gone]
         self._count_told(moves.before, moves.after)
+        self.came_from[moves.slot] = np.where(moves.remapped(), moves.after, moves.before)
         self.segment[moves.slot] = moves.after
         self.since_ms[moves.slot] = moves.since_ms
         self.sequence[moves.slot] = moves.sequence
@@ -344,5 +366,6 @@ _SLABS: Mapping[str, int] = {
     "segment": 0,
     "since_ms": 0,
     "sequence": 0,
+    "came_from": 0,
 }
 """Slabs by user slot, and what an empty slot holds."""

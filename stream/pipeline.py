@@ -12,6 +12,8 @@ A step scores m = t + s users: the t touched ones first, then the s silent ones 
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 
 from .admission import Admission, Admitted
@@ -27,6 +29,8 @@ from .events import F32, I32, I64, Counts, Events, Manifest, Output, Reject, Sco
 from .features import Features
 from .lifecycle import Lifecycle
 from .membership import Membership, Moves
+from .overlap import Naming, name_groups
+from .people import Past, asked, found
 from .ports import Probe, Publication, Publisher, Segmenter, State, no_probe
 from .privacy import nearest
 from .privacy.ledger import SPENT, ledger
@@ -68,6 +72,7 @@ class Pipeline:
         self.warmup = Warmup(config.segmenter)
         self.publisher = publisher
         self.segmenter = segmenter
+        self.past = Past()
         self.membership = Membership(
             config.membership, config.features.users_max, segmenter.k, config.privacy, config.control.pins_max
         )
@@ -150,19 +155,51 @@ class Pipeline:
         self.segmenter.seed(self.publisher.encode(x))
         self.narrator.born(self.membership.begin(self.clock.now_ms, self.segmenter.used))
         self.control.placed()
+        self.past.learned(0, self.clock.now_ms, len(self.users))
         return True
 
     def _tend(self) -> bool:
         """Let the segmenter rearrange its centres, and everybody who names them follow. Before anything is scored."""
         if not self.warmup.done or not self.control.learning:
             return False
-        interventions = self.segmenter.tend()
-        if interventions:
-            self.narrator.intervened(self.membership.intervene(interventions, self.clock.now_ms))
-            self.attribution.intervene(interventions)
-            self.catalog.intervene(interventions, self.membership.ids)
-            self.control.placed()
-        return bool(interventions)
+        told = self.segmenter.tend()
+        if not told and not self.past.due():
+            return False
+        elsewhere = self.past.elsewhere(self.segmenter)
+        who = self.membership, self.users.last_ms, self.past
+        if told:
+            rows = max(one.rows for one in told) // 2
+            people = asked(*who, rows, self.segmenter, self._embed)
+        elif elsewhere.any():
+            people = found(*who, self.segmenter)
+        else:
+            return False
+        return self._settle(name_groups(people, told, elsewhere))
+
+    def reseed(self) -> None:
+        """Draw all centres anew, from the reservoir; every id goes on with its people. In a step, before it scores."""
+        assert self.warmup.done, "reseed() before the warm start: there are no segments yet"
+        self.segmenter.seed(self.publisher.encode(self.publisher.reservoir))
+        who = self.membership, self.users.last_ms, self.past
+        people = asked(*who, self.past.home_rows, self.segmenter, self._embed)
+        self._settle(name_groups(people, None))
+
+    def _settle(self, naming: Naming) -> bool:
+        """The centres stand for other people now: ids follow the people (`overlap.py`)."""
+        if (np.diff(naming.order) != 1).any():
+            self.segmenter.permute(naming.order)
+        begun = [one.centre for one in naming.facts if one.begins]
+        self.past.rearranged(naming.order, begun, self.segmenter.centres)
+        since_ms = self.past.ago_ms(self.past.home_rows)
+        self.narrator.intervened(self.membership.intervene(naming.facts, self.clock.now_ms, since_ms))
+        self.attribution.intervene(naming.facts)
+        self.catalog.intervene(naming.facts, self.membership.ids)
+        self.control.placed()
+        return bool(naming.facts)
+
+    def _embed(self, slots: I32) -> F32:
+        raw = self.features.rows(slots, self.users, self.clock.now_ms, peek=True)
+        return self.publisher.encode(self.features.scale(raw))
 
     def _score(self, touched: I32, raw: F32, everybody: bool) -> Scored:
         """The users this step scores: the touched ones and silent ones whose windows moved."""
@@ -208,6 +245,8 @@ class Pipeline:
         if not t or not self.control.learning:
             return None
         self.segmenter.learn(scored.z[:t])
+        self.past.learned(t, self.clock.now_ms, len(self.users))
+        self.past.see(self.segmenter, self.publisher.version)
         self.features.learn(scored.raw[:t])
         return self.publisher.learn(scored.x[:t], self.segmenter)
 
@@ -247,6 +286,7 @@ class Pipeline:
             previous_hash=chain.manifest_hash,
             output_hash=output_hash(records),
             state_hash=state_hash,
+            publication=None if publication is None else asdict(publication),
         )
         chain.follow(manifest)
         return Output(step.number, records, manifest, counts, self._gauges(moves, publication))
@@ -329,7 +369,7 @@ class Pipeline:
 
 STATEFUL = (
     "clock", "admission", "users", "features", "warmup", "publisher", "segmenter",
-    "membership", "attribution", "catalog", "lifecycle", "control", "chain",
+    "past", "membership", "attribution", "catalog", "lifecycle", "control", "chain",
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from .events import F32, F64, I32, Bool, Manifest, Output, OutRecord, Range, Records
+from .events import F32, F64, I32, I64, Bool, Manifest, Output, OutRecord, Range, Records
 
 State = dict[str, Any]
 """A part's state: nested dicts of numpy arrays, bytes, str, int, float, bool, None and lists of these.
@@ -77,20 +77,50 @@ class Publisher(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """Which part of a group of people another one is."""
+
+    segment_id: int  # 0: none
+    share: float  # 0..1
+
+
+@dataclass(frozen=True, slots=True)
 class Intervention:
     """A change of the centres that the learning rule would not have made: one slot now stands for another group.
 
     swap    `centre` was given up where it stood (its rows belong to `into` now) and placed among those of `out_of`
     merge   `centre` was given up, its rows belong to `into`; the slot is not in use any more (`out_of` -1)
     split   `centre`, a slot not in use, was placed among the rows of `out_of` (`into` -1)
+
+    A segmenter says what it did to slots. What that means for people is found out by asking them (`overlap.py`),
+    and said in the same form, about segments, with two more kinds and the evidence:
+
+    death   like merge, but its people are with many others, or come no more; `into` has what is left of them
+    birth   like split, but out of nowhere, or out of many (`out_of` -1)
     """
 
-    kind: str  # swap, merge, split
+    kind: str  # swap, merge, split, death, birth
     centre: int
     into: int
     out_of: int
     reason: str  # one of the segmenter's own closed set, with underscores: a label
     gain: float  # what it was expected to save, as a share of the inertia; 0..1
+    rows: int = 0  # how many of the newest rows showed that it was due; 0: unknown
+    overlap: tuple[Share, ...] = ()  # where its people are (merge, death) or came from (split, birth)
+    people: int = 0  # how many were asked
+    in_place: bool = (
+        False  # its people come no more, but the centre stands: who came since has it to themselves
+    )
+
+    @property
+    def ends(self) -> bool:
+        """Whether a segment stood at `centre` that stands no more."""
+        return self.into >= 0
+
+    @property
+    def begins(self) -> bool:
+        """Whether a segment stands at `centre` from now on that did not stand before."""
+        return self.out_of >= 0 or self.into < 0
 
 
 class Segmenter(Protocol):
@@ -108,6 +138,9 @@ class Segmenter(Protocol):
     def learn(self, z: F32) -> I32: ...  # (n, d) -> label each row had just before it moved its centre
     def tend(self) -> tuple[Intervention, ...]: ...  # after `learn`: what is due, in the order it was done
     def carry(self, centres: F64) -> None: ...  # replace the centres (publication); slots keep their meaning
+    def permute(
+        self, order: I64
+    ) -> None: ...  # (k,) slot i becomes what slot order[i] was; nothing else changes
     def fingerprint(self) -> bytes: ...  # of everything later steps depend on, cheap enough for every step
     def snapshot(self) -> State: ...
     def restore(self, state: State) -> None: ...

@@ -26,8 +26,16 @@ def lineage_value(fact: Lineage, name: str, previous_name: str | None) -> Value:
         "previous_name": previous_name,
         "parents": list(fact.parents),
         "remap": [{"from": old, "to": new} for old, new in fact.remap],
+        "overlap": _overlap(fact),
         "decided_time": fact.decided_ms,
     }
+
+
+def _overlap(fact: Lineage) -> Value | None:
+    if not fact.people:
+        return None
+    shares = [{"segment_id": share.segment_id, "share": _six(share.share)} for share in fact.overlap]
+    return {"people": fact.people, "shares": shares}
 
 
 def profile_value(

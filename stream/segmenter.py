@@ -18,7 +18,7 @@ import numpy as np
 from . import config
 from .clustering.river_rule import Floats, checked_centres, label_rows, learn_rows, score_rows
 from .clustering.seeding import kmeans_plus_plus
-from .events import F32, F64, I32
+from .events import F32, F64, I32, I64
 from .ports import Intervention, Segmenter, State
 
 
@@ -87,6 +87,10 @@ class KMeans:
         self.centres = checked_centres(centres, self.k, self.d, self.dtype)
         self.seeded = True
         self.version += 1
+
+    def permute(self, order: I64) -> None:
+        """Slot i becomes what slot order[i] was; order (k,) names each slot once."""
+        self.carry(self.centres[order])
 
     def fingerprint(self) -> bytes:
         return self.centres.tobytes()

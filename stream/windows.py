@@ -105,6 +105,12 @@ class Windows:
         work = np.empty(self._block_bytes_max, np.uint8)
         look_rows(self._pool.slabs, self._grid, _ESTIMATE, slots, work, out)
 
+    def peek(self, slots: I32, now_ms: int, out: F32) -> None:
+        """As `fill`, for somebody who only wants to know: who was due stays due."""
+        due_ms = self._due_ms[slots].copy()
+        self.fill(slots, now_ms, out)
+        self._due_ms[slots] = due_ms
+
     def due(self, slots: I32, now_ms: int) -> Bool:
         """(m,) whose windows have lost something since they were last touched or read. `now_ms` as in `fill`."""
         due_ms = self._due_ms[slots]

@@ -45,8 +45,14 @@ class Turning:
     name, epochs, d_in, d_out = "turning", 2, D, D
 
     def __init__(self, turn):
-        self.turn, self.version, self.batches = turn, 0, []
+        self.makes, self.version, self.batches = turn, 0, []
         self.serving = np.eye(D), np.zeros(D)
+
+    def renew(self, seed):
+        pass
+
+    def turn(self, matrix, shift):
+        pass
 
     def start(self, x):
         pass
@@ -55,7 +61,7 @@ class Turning:
         return (x @ self.serving[0] + self.serving[1]).astype(np.float32)
 
     def encode_candidate(self, x):
-        return self.turn(x).astype(np.float32)
+        return self.makes(x).astype(np.float32)
 
     def encode_previous(self, x):
         return None
@@ -227,6 +233,62 @@ def test_an_online_autoencoder_publishes_within_the_goal():
     churns = [result.churn for result in results if result is not None]
     assert len(churns) >= 8
     assert np.mean(churns) <= 0.03
+
+
+def test_churn_is_counted_on_rows_that_nothing_was_fitted_to():
+    """Every other row of the reservoir is fitted to; the others, and only they, are counted."""
+    publisher, segmenter = started(churn_budget=1.0)
+    for seed in range(3):
+        publisher.learn(rows_of(seed, 30, spread=1.5), segmenter)
+    x = publisher.reservoir.copy()
+    before, centres = publisher.encode(x), segmenter.centres.copy()
+    result = publisher.attempt(segmenter)
+    moved = nearest(publisher.encode(x), segmenter.centres) != nearest(before, centres)
+    assert result.churn == pytest.approx(moved[1::2].mean(), abs=1.5 / len(moved))
+    x[1::2] = 1e3  # what judges has no say in where centres and weights go
+    fitted = segmenter.centres.copy()
+    again, twin = started(churn_budget=1.0)
+    for seed in range(3):
+        again.learn(rows_of(seed, 30, spread=1.5), twin)
+    again.reservoir[1::2] = 1e3
+    again.attempt(twin)
+    assert np.array_equal(twin.centres, fitted)
+
+
+def test_a_refused_candidate_goes_on_from_the_serving_space():
+    """It is laid onto it, and what it decodes stays; the serving copy is as it was."""
+    publisher, segmenter = started()
+    publisher._budget = -1.0  # nothing is few enough
+    publisher._encoder.renew(5)
+    publisher._encoder.start(rows_of(9, 100))
+    x = rows_of(4, 60)
+    served = publisher.encode(x)
+    away = np.abs(publisher._encoder.encode_candidate(x) - served).mean()
+    assert not publisher.attempt(segmenter).published
+    assert np.array_equal(publisher.encode(x), served)
+    assert np.abs(publisher._encoder.encode_candidate(x) - served).mean() < away
+
+
+@pytest.mark.parametrize("kind", ["identity", "linear", "autoencoder"])
+def test_beginning_again_moves_few(kind):
+    """Other weights, the same path: within the budget they serve, and most people are where they were."""
+    publisher, segmenter = started(kind, churn_budget=0.05)
+    x = rows_of(7, 400)
+    before = nearest(publisher.encode(x), segmenter.centres)
+    result = publisher.renew(77, segmenter)
+    assert (result.published, result.version) == (True, 1 if kind == "identity" else 2)
+    assert (nearest(publisher.encode(x), segmenter.centres) != before).mean() <= 0.05
+
+
+def test_who_cannot_be_persuaded_never_serves():
+    """Beginning again gives up after so many rounds, and everything served stays."""
+    publisher, segmenter = started()
+    x, centres = rows_of(4, 60), segmenter.centres.copy()
+    served = publisher.encode(x)
+    publisher._budget = -1.0
+    assert not publisher.renew(3, segmenter).published
+    assert np.array_equal(publisher.encode(x), served)
+    assert np.array_equal(segmenter.centres, centres)
 
 
 # --- laying one space onto another -----------------------------------------------------------------------

@@ -10,6 +10,7 @@ from pathlib import Path
 import orjson
 import pytest
 from shop import SMALL, engine, events, small
+from test_output_schemas import check
 
 from shoal.sinks.files import FileSink
 from shoal.sinks.memory import MemorySink
@@ -17,13 +18,48 @@ from shoal.stream import cli
 from shoal.stream.auditing.kept import KeptSnapshots, differences
 from shoal.stream.auditing.past import Past, find, parse_until
 from shoal.stream.config import Config
-from shoal.stream.events import Manifest
+from shoal.stream.events import MANIFEST, Manifest, OutRecord
+from shoal.stream.manifest import decode_manifest, encode_manifest
 from shoal.stream.ports import InputError, ReplayMismatch, SourceGone, StateMismatch, Store
 from shoal.stream.snapshots import DirectoryStore, NoStore
 from shoal.stream.sources import FileSource, MemorySource
 from shoal.stream.wiring import build_pipeline
 
 EVERY_3 = "engine.snapshot_every_steps=3"
+
+
+def test_publications_are_in_the_manifests_and_replay_exactly(whole):
+    """Every attempt, published or refused, with its version and churn; computed again they are the same."""
+    for budget in ("1.0", "0.0"):
+        wild = "encoder.learning_rate=1e-3" if budget == "1.0" else "encoder.learning_rate=0.1"
+        config = small(f"encoder.churn_budget={budget}", wild)
+        sink = whole if budget == "1.0" else MemorySink()
+        if sink is not whole:
+            engine(config, sink=sink).run()
+        manifests = list(sink.manifests())
+        named = [m.publication for m in manifests if m.publication]
+        assert {bool(one["published"]) for one in named} >= {budget == "1.0"}
+        version = 1
+        for manifest in manifests:
+            check(OutRecord(MANIFEST, b"", encode_manifest(manifest)))
+            assert decode_manifest(encode_manifest(manifest)) == manifest
+            if manifest.publication:
+                version += manifest.publication["published"]
+                assert manifest.publication["version"] == version
+                assert (manifest.publication["churn"] <= float(budget)) == manifest.publication["published"]
+        again = MemorySink()
+        engine(config, sink=again).run()
+        assert [m.publication for m in again.manifests()] == [m.publication for m in manifests]
+        past(
+            sink, str(manifests[-1].step), config=config
+        )  # recorded steps computed again, every hash compared
+
+
+def test_a_manifest_without_an_attempt_says_nothing_of_one(whole):
+    """So manifests from before there was such a word are the same bytes, and keep their hash."""
+    quiet = [m for m in whole.manifests() if m.publication is None]
+    assert quiet
+    assert all(b"publication" not in encode_manifest(manifest) for manifest in quiet)
 
 
 @pytest.fixture(scope="module")

@@ -152,6 +152,13 @@ class AdaptiveKMeans:
         self.seeded = True
         self.version += 1
 
+    def permute(self, order: I64) -> None:
+        """Slot i becomes what slot order[i] was; order (k,) names each slot once. Learning goes on as before."""
+        for name in _BY_SLOT:
+            setattr(self, name, getattr(self, name)[order].copy())
+        self._recent.rename(np.argsort(order).astype(np.int32))
+        self.version += 1
+
     def fingerprint(self) -> bytes:
         """16 bytes of everything later steps depend on; the sample by a running digest of what it took."""
         h = xxhash.xxh3_128(self._digest)
@@ -202,10 +209,14 @@ class AdaptiveKMeans:
         if change.centre >= 0:
             self._bequeath(change.centre, change.into, sample)
         if (proposal := change.proposal) is None:
-            return Intervention("merge", change.centre, change.into, -1, change.reason, change.gain)
+            return Intervention(
+                "merge", change.centre, change.into, -1, change.reason, change.gain, len(sample)
+            )
         slot = change.centre if change.centre >= 0 else int(np.argmin(self.used))
         self._place(slot, proposal)
-        return Intervention(change.kind, slot, change.into, proposal.out_of, change.reason, change.gain)
+        return Intervention(
+            change.kind, slot, change.into, proposal.out_of, change.reason, change.gain, len(sample)
+        )
 
     def _bequeath(self, centre: int, into: int, sample: Sample) -> None:
         """Give up `centre`: its heir moves to the mean of the rows it has and those it gets."""
@@ -263,7 +274,7 @@ class AdaptiveKMeans:
         return np.ascontiguousarray(z, np.float64)
 
 
-_ARRAYS = ("centres", "steps", "used", "_traces", "_energy", "_placed")
+_ARRAYS = _BY_SLOT = ("centres", "steps", "used", "_traces", "_energy", "_placed")
 _SCALARS = ("seeded", "version", "skipped", "_limit", "_unfinished", "_digest")
 
 

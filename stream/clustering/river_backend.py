@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from river import cluster
 
-from ..events import F32, F64, I32
+from ..events import F32, F64, I32, I64
 from ..ports import Intervention, State
 from .river_rule import VALUE_MAX, checked_centres, score_rows
 from .seeding import kmeans_plus_plus
@@ -77,6 +77,9 @@ class RiverSegmenter:
         self._place(centres)
         self.seeded = True
         self.version += 1
+
+    def permute(self, order: I64) -> None:
+        self.carry(self.centres[order])
 
     def _place(self, centres: F64) -> None:
         self.centres = checked_centres(centres, self.k, self.d)

@@ -92,6 +92,11 @@ class RecentRows:
         """Put the newest len(sample) rows back, measured anew or moved."""
         self._put(self.places(len(sample)), sample)
 
+    def rename(self, names: I32) -> None:
+        """Slot c is called names[c] (k,) from now on."""
+        for labels in (self._all.label, self._all.second):
+            labels[labels >= 0] = names[labels[labels >= 0]]
+
     def _put(self, places: I64, sample: Sample) -> None:
         own = self._all
         own.rows[places], own.label[places], own.second[places] = sample.rows, sample.label, sample.second

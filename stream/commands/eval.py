@@ -157,6 +157,48 @@ def confidence(
         tell(calibration.evaluate(plan, echo=not as_json), as_json, calibration.render)
 
 
+@command.command()
+@click.option("--seeds", default=5, type=AT_LEAST_1, show_default=True, help="Worlds drawn per case.")
+@click.option("--only", default="", metavar="TEXT", help="Cases whose name contains this.")
+@as_json
+def identity(seeds: int, only: str, as_json: bool) -> None:
+    """Are segments that split, merge, begin and end called so, and does nothing else happen to ids?"""
+    from ..evaluation.identity import evaluate, render
+    from ..wiring import one_thread
+
+    one_thread()
+    result = evaluate(seeds, only, echo=not as_json)
+    tell(result, as_json, render)
+
+
+@command.command()
+@click.option("--events", "path", default="", metavar="FILE", help="Events instead of simulated ones.")
+@configured
+@click.option("--segments", default="8,32", show_default=True, help="Numbers of segments, by commas.")
+@click.option("--step-records", default=48, type=AT_LEAST_1, show_default=True, help="Lines in a step.")
+@as_json
+def encoder(
+    path: str,
+    config_path: Path | None,
+    overrides: tuple[str, ...],
+    segments: str,
+    step_records: int,
+    as_json: bool,
+) -> None:
+    """How many users move because the encoder changed: at publications, and when it begins again."""
+    from ..evaluation.encoder_churn import evaluate, render
+    from ..wiring import one_thread
+
+    one_thread()
+    config = configuration(config_path, overrides)
+    if config.encoder.kind == "autoencoder":
+        from ...encoders.autoencoder import one_thread as one_torch_thread
+
+        one_torch_thread()
+    result = evaluate(config, path, whole_numbers("--segments", segments), step_records, echo=not as_json)
+    tell(result, as_json, render)
+
+
 def chosen(option: str, text: str, known: Sequence[str]) -> list[str]:
     """Names separated by commas, all of them known."""
     names = [name.strip() for name in text.split(",") if name.strip()]

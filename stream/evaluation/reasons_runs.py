@@ -56,8 +56,8 @@ class Held(Features):
         """These held users walk to these rows (n, d), in so many scorings."""
         self.goal[slots], self.pace[slots], self.gone[slots], self.read[slots] = goals, 1.0 / scorings, 0.0, 0
 
-    def rows(self, slots: I32, users: Users, now_ms: int) -> F32:
-        raw = super().rows(slots, users, now_ms)
+    def rows(self, slots: I32, users: Users, now_ms: int, peek: bool = False) -> F32:
+        raw = super().rows(slots, users, now_ms, peek)
         if not hasattr(self, "is_held"):
             return raw
         at = np.flatnonzero(self.is_held[slots])

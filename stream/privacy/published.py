@@ -51,11 +51,11 @@ def _among_relatives(one: Profile, public: Mapping[int, int]) -> Profile:
 def fact(one: Lineage, public: Mapping[int, int], unpublished: frozenset[int]) -> Lineage:
     """Its remap as people must read it: `public` says under which id a segment is published, 0: under none.
 
-    What was never published (`unpublished`) needs no remap.
+    What was never published (`unpublished`) needs no remap; how many were asked is not told.
     """
     remap = tuple(
         (old, public.get(new, new))
         for old, new in one.remap
         if old not in unpublished and public.get(new, new)
     )
-    return replace(one, remap=remap)
+    return replace(one, remap=remap, overlap=(), people=0)
