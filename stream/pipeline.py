@@ -143,7 +143,8 @@ class Pipeline:
         x = self.features.scale(raw)  # (m, d)
         z = self.publisher.encode(x)  # (m, d) -> (m, e)
         nearest, distances = self.segmenter.score(z)  # (m,), (m, k)
-        return Scored(np.concatenate([touched, silent]), len(touched), raw, x, z, nearest, distances)
+        slots = np.concatenate([touched, silent])  # (m,)
+        return Scored(slots, len(touched), raw, x, z, nearest, distances, self.segmenter.centres)
 
     def _decide(self, scored: Scored, step: Step) -> Moves:
         return self.membership.decide(
