@@ -23,6 +23,7 @@ import orjson
 
 from .attribution import KINDS, Attribution, Verdict
 from .catalog import Catalog, Profile
+from .churn import Churn, Turnover
 from .clock import Clock
 from .events import (
     CATALOG,
@@ -60,6 +61,7 @@ class Speaker(Protocol):
     clock: Clock
     users: Users
     membership: Membership
+    churn: Churn
     attribution: Attribution
     catalog: Catalog
     publisher: Publisher
@@ -84,6 +86,7 @@ class Narrator:
         self._step = step
         self._lineage: list[tuple[Lineage, str | None]] = []  # with the name before
         self._profiles: list[Profile] = []
+        self._turnover: Sequence[Turnover] = ()
         self._given_up: list[int] = []  # segment ids
         self._told: list[Told] = []
         self._rejects: Sequence[Reject] = ()
@@ -119,6 +122,7 @@ class Narrator:
             return
         before = list(p.catalog.segment_names)  # "" where a segment has just begun
         self._profiles = p.catalog.refresh(p.membership.ids, p.membership.counts())
+        self._turnover = p.churn.take(p.clock.now_ms)  # (k,)
         for profile in self._profiles:
             was = before[profile.centre]
             if was and was != profile.name:
@@ -171,7 +175,8 @@ class Narrator:
         headers = self._headers("catalog", "/catalog")
         values: list[tuple[int, bytes | None]] = [(segment_id, None) for segment_id in self._given_up]
         for profile in self._profiles:
-            value = profile_value(profile, self._model(), self._pipeline.clock.now_ms)
+            turnover = self._turnover[profile.centre]
+            value = profile_value(profile, turnover, self._model(), self._pipeline.clock.now_ms)
             values.append((profile.segment_id, orjson.dumps(value)))
         for segment_id, profiled in values:
             key = str(segment_id).encode()

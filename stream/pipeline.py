@@ -18,6 +18,7 @@ from .admission import Admission, Admitted
 from .attribution import Attribution
 from .catalog import Catalog
 from .changes import Narrator
+from .churn import Churn
 from .clock import Clock
 from .config import Config
 from .digest import Chain, output_hash
@@ -58,6 +59,7 @@ class Pipeline:
         self.publisher = publisher
         self.segmenter = segmenter
         self.membership = Membership(config.membership, config.features.users_max, segmenter.k)
+        self.churn = Churn(segmenter.k)
         self.attribution = Attribution(config.features.users_max, publisher.d_out)
         self.catalog = Catalog(config.membership, segmenter.k, self.features.names)
         self.narrator = Narrator(self)
@@ -87,6 +89,7 @@ class Pipeline:
             intervened = (len(step.records) > 0 or step.closing) and self._tend()
             scored = self._score(touched, raw, everybody=started or step.closing)  # (m, ...)
             moves = self._decide(scored, step)
+            self.churn.count(moves)
             self.narrator.moved(moves, scored, events, slots)
         with self.probe("learn"):
             publication = self._learn(scored)
@@ -102,7 +105,9 @@ class Pipeline:
     def _release(self, gone: I32, step: Step) -> None:
         """Say farewell to users whose windows are empty, or who make room for others; forget their state."""
         if len(gone):
-            self.narrator.left(self.membership.leave(gone, step.number))
+            moves = self.membership.leave(gone, step.number)
+            self.churn.count(moves)
+            self.narrator.left(moves)
             for part in (self.features, self.membership, self.attribution):
                 part.clear(gone)
             self.users.release(gone)
@@ -127,6 +132,7 @@ class Pipeline:
             return False
         interventions = self.segmenter.tend()
         if interventions:
+            self.churn.intervene(interventions, self.membership.counts())
             self.narrator.intervened(self.membership.intervene(interventions, self.clock.now_ms))
             self.attribution.intervene(interventions)
             self.catalog.intervene(interventions)
@@ -268,7 +274,7 @@ class Pipeline:
 
 STATEFUL = (
     "clock", "admission", "users", "features", "warmup", "publisher", "segmenter",
-    "membership", "attribution", "catalog", "chain",
+    "membership", "churn", "attribution", "catalog", "chain",
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .catalog import Profile
+from .churn import Turnover
 from .explain import rounded
 from .lineage import Lineage
 
@@ -26,7 +27,7 @@ def lineage_value(fact: Lineage, name: str, previous_name: str | None) -> Value:
     }
 
 
-def profile_value(profile: Profile, model: Mapping[str, Any], decided_ms: int) -> Value:
+def profile_value(profile: Profile, turnover: Turnover, model: Mapping[str, Any], decided_ms: int) -> Value:
     """Value of `segment.catalog`."""
     return {
         "segment_id": profile.segment_id,
@@ -34,6 +35,7 @@ def profile_value(profile: Profile, model: Mapping[str, Any], decided_ms: int) -
         "state": "live",
         "size": profile.size,
         "share": _six(profile.share),
+        "churn": {"entered": turnover.entered, "left": turnover.left, "since_time": turnover.since_ms},
         "rows": int(profile.rows),
         "features": [
             {
