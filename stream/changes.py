@@ -24,6 +24,7 @@ import orjson
 
 from .attribution import KINDS, Attribution, Verdict
 from .catalog import Catalog, Profile
+from .churn import Churn, Turnover
 from .clock import Clock
 from .control.receipts import Erased, erased_values
 from .counterfactual import Counterfactuals, Rows
@@ -78,6 +79,7 @@ class Speaker(Protocol):
     clock: Clock
     users: Users
     membership: Membership
+    churn: Churn
     attribution: Attribution
     catalog: Catalog
     counterfactuals: Counterfactuals
@@ -108,6 +110,7 @@ class Narrator:
         self._lineage: list[tuple[Lineage, str | None]] = []  # with the name before
         self._profiles: list[Profile] = []
         self._sizes: dict[int, Size] = {}  # by segment id, where sizes are noisy
+        self._turnover: Sequence[Turnover] = ()
         self._given_up: list[int] = []  # segment ids
         self._unpublished: frozenset[int] = (
             frozenset()
@@ -171,6 +174,7 @@ class Narrator:
         self._profiles = p.catalog.refresh(
             p.membership.ids, p.membership.published(), p.clock.now_ms, p.membership.centre
         )
+        self._turnover = p.churn.take(p.clock.now_ms)  # (k,)
         if p.membership.floor is not None:
             public = dict(zip(p.membership.ids.tolist(), p.membership.public.tolist(), strict=True))
             self._profiles = profiles(p.membership.floor, self._profiles, p.catalog.hidden, public)
@@ -259,7 +263,7 @@ class Narrator:
         headers = self._headers("catalog", "/catalog")
         values: list[tuple[int, bytes | None]] = [(segment_id, None) for segment_id in self._given_up]
         for profile in self._profiles:
-            value = self.described(profile)
+            value = self.described(profile, self._turnover[profile.centre])
             if (told := self._sizes.get(profile.segment_id)) is not None:
                 value |= noisy_value(told)
             values.append((profile.segment_id, orjson.dumps(value)))
@@ -268,12 +272,15 @@ class Narrator:
             ce_id = ("ce_id", b"%b:%d" % (key, self._current.number))
             yield OutRecord(CATALOG, key, profiled, (ce_id, *headers))
 
-    def described(self, profile: Profile) -> Value:
-        """A profile as it is published. Reads only."""
+    def described(self, profile: Profile, turnover: Turnover | None = None) -> Value:
+        """A profile as it is published; by default with the turnover since then. Reads only."""
         p = self._pipeline
+        turnover = turnover or p.churn.of(profile.centre)
         hidden = profile.segment_id in p.catalog.hidden
         shares = None if hidden else p.lifecycle.shares(profile.centre)
-        return profile_value(profile, shares, self._pseudonyms(profile), self._model(), p.clock.now_ms)
+        return profile_value(
+            profile, turnover, shares, self._pseudonyms(profile), self._model(), p.clock.now_ms
+        )
 
     def _pseudonyms(self, profile: Profile) -> list[str]:
         """Names of a segment's exemplars for its profile."""

@@ -136,11 +136,27 @@ class Segmenter(Frozen, frozen=True):
 
 class Membership(Frozen, frozen=True):
     margin: Annotated[
-        float, _d("a new centre must be nearer by this share of the distance to count", ge=0, lt=1)
-    ] = 0.1
+        float,
+        _d("lead of another centre that counts for nothing; 0: the border, 1: at that centre", ge=0, lt=1),
+    ] = 0.15
+    clear_lead: Annotated[
+        float, _d("lead beyond the margin with which a scoring counts as a whole one", gt=0, le=2)
+    ] = 0.5
     confirmations: Annotated[
-        int, _d("scorings in a row that must agree before a user moves", ge=1, le=100)
-    ] = 2
+        int, _d("scorings it takes to move; more where they are not clear", ge=1, le=100)
+    ] = 3
+    smoothing_ms: Annotated[
+        int, _d("stream time in which one scoring's evidence is forgotten; 0: never", ge=0)
+    ] = 4 * _MS_DAY
+    silence_ms: Annotated[
+        int, _d("silence that counts as one scoring; 0: every look at a silent user counts", ge=0)
+    ] = _MS_DAY
+    patience: Annotated[
+        float, _d("how much harder every change makes the next; 0: no harder", ge=0, le=10)
+    ] = 0.25
+    patience_ms: Annotated[
+        int, _d("stream time in which one earlier change is forgotten; 0: never", ge=0)
+    ] = 30 * _MS_DAY
     dwell_ms: Annotated[int, _d("a user stays at least this long in a segment (stream time)", ge=0)] = 0
     counterfactuals_max: Annotated[
         int,

@@ -231,7 +231,7 @@ class _Search:
         others = distances.copy()
         others[there, goal] = np.inf
         flips: Bool = (nearest == goal) & (own <= (1.0 - CLEAR) * np.sqrt(others.min(axis=1)))
-        moves = self.membership.policy.would_move(distances, nearest, goal)
+        moves = self.membership.policy.would_move(distances, nearest, goal, self.segmenter.centres)
         return flips & (self.first[user] | ~moves)
 
     def _edit(self, edits: Edits, i: int) -> Edit:

@@ -196,6 +196,9 @@ class Scored:
     z: F32  # (m, e) embeddings
     nearest: I32  # (m,) nearest centre
     distances: F64  # (m, k) squared distances to all centres
+    centres: F64 | None = (
+        None  # (k, e) that they are distances to, until something is learned; None: not known
+    )
 
     def and_also(self, more: Scored) -> Scored:
         """With further silent users behind."""

@@ -20,6 +20,7 @@ from .admission import Admission, Admitted
 from .attribution import Attribution
 from .catalog import Catalog
 from .changes import Narrator
+from .churn import Churn
 from .clock import Clock
 from .config import Config
 from .control.control import Control
@@ -76,6 +77,7 @@ class Pipeline:
         self.membership = Membership(
             config.membership, config.features.users_max, segmenter.k, config.privacy, config.control.pins_max
         )
+        self.churn = Churn(segmenter.k)
         self.attribution = Attribution(config.features.users_max, publisher.d_out)
         self.catalog = Catalog(config.membership, segmenter.k, self.features.names)
         self.counterfactuals = Counterfactuals(
@@ -116,6 +118,7 @@ class Pipeline:
             intervened = (len(step.records) > 0 or step.closing) and self._tend()
             scored = self._score(touched, raw, everybody=started or step.closing)  # (m, ...)
             scored, moves, refolded = self._decide(scored, step)
+            self.churn.count(moves)
             self.narrator.moved(moves, scored, events, slots)
         with self.probe("learn"):
             publication = self._learn(scored)
@@ -133,7 +136,9 @@ class Pipeline:
     def _release(self, gone: I32, step: Step) -> None:
         """Say farewell to users whose windows are empty, or who make room for others; forget their state."""
         if len(gone):
-            self.narrator.left(self.membership.leave(gone, step.number))
+            moves = self.membership.leave(gone, step.number)
+            self.churn.count(moves)
+            self.narrator.left(moves)
             self.forget(gone)
 
     def forget(self, slots: I32) -> None:
@@ -191,7 +196,9 @@ class Pipeline:
         begun = [one.centre for one in naming.facts if one.begins]
         self.past.rearranged(naming.order, begun, self.segmenter.centres)
         since_ms = self.past.ago_ms(self.past.home_rows)
+        before = self.membership.counts()
         self.narrator.intervened(self.membership.intervene(naming.facts, self.clock.now_ms, since_ms))
+        self.churn.intervene(naming.facts, before, self.membership.counts())
         self.attribution.intervene(naming.facts)
         self.catalog.intervene(naming.facts, self.membership.ids)
         self.control.placed()
@@ -219,7 +226,7 @@ class Pipeline:
         x = self.features.scale(raw)  # (m, d)
         z = self.publisher.encode(x)  # (m, d) -> (m, e)
         nearest, distances = self.segmenter.score(z)  # (m,), (m, k)
-        return Scored(slots, touched, raw, x, z, nearest, distances)
+        return Scored(slots, touched, raw, x, z, nearest, distances, self.segmenter.centres)
 
     def _decide(self, scored: Scored, step: Step) -> tuple[Scored, Moves, bool]:
         """Who is where from now on, and what people are told; whoever must be told with them is scored too."""
@@ -369,7 +376,7 @@ class Pipeline:
 
 STATEFUL = (
     "clock", "admission", "users", "features", "warmup", "publisher", "segmenter",
-    "past", "membership", "attribution", "catalog", "lifecycle", "control", "chain",
+    "past", "membership", "churn", "attribution", "catalog", "lifecycle", "control", "chain",
 )  # fmt: skip
 
 

@@ -1,70 +1,129 @@
-"""When a user goes to another centre: the nearest one, made free of flapping.
+"""When a user goes to another centre: the nearest one, made free of flapping by evidence in stream time.
 
-Per scored user:
+Per user one number is kept, the evidence that it belongs to another centre, its rival: the nearest one that is
+not its own. What a scoring says is the rival's lead,
+
+    lead = (d_own^2 - d_rival^2) / |c_own - c_rival|^2
+
+how far along the way from one centre to the other the row stands: -1 at its own centre, 0 on the border, 1 at the
+rival. It is linear in the row, so evidence from many rows is what their mean would give, whatever the number of
+dimensions, the noise or the unit. (The relative difference of the distances shrinks with every dimension.)
 
     first     a user in no segment takes the nearest centre at once
-    margin    later, another centre counts only when it is nearer by `margin` of the distance:
-              d_new <= (1 - margin) * d_current, on distances, not on their squares
-    confirm   it must count in `confirmations` scorings in a row; one that disagrees starts over
-    dwell     and the user must have been in its segment for `dwell_ms` of stream time
+    margin    a lead counts by what it has beyond `margin`, full from `clear_lead` beyond it; one that is less counts
+              against the rival by as much
+    evidence  the sum over scorings, never below 0; it loses one scoring's worth per `smoothing_ms`
+    confirm   a user moves when it is more than `confirmations` - 1: a clear move takes that many scorings, one on
+              the border longer, or for ever
+    patience  every change makes the next harder: with r changes not forgotten yet, `confirmations` - 1 is taken
+              (1 + `patience` r)^2 times; one is forgotten per `patience_ms`. Who swings to and fro is left in peace
+    dwell     and the user must have been in its segment for `dwell_ms`
 
-A silent re-scoring (rows >= `scored.touched`) confirms like any other: a user who falls silent sends no
-event, and would otherwise never drift out of "frequent buyers".
+A silent re-scoring (rows >= `scored.touched`) counts by the stream time since the user was scored before, one
+scoring's worth per `silence_ms`: a user who falls silent sends no event and would otherwise never drift out of
+"frequent buyers"; looking more often confirms nothing sooner.
+
+All of it is sums, products and quotients: the same on every machine. One confirmation and no margin is the plain
+nearest centre. Evidence is against the own centre: a rival that comes nearer than the one before takes it over.
+This is Page's cumulative sum test (Page 1954, Continuous inspection schemes), which is the fastest there is at
+a given rate of false alarms (Lorden 1971).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .config import Membership as Config
-from .events import F64, I32, I64, Bool, Scored
+from .events import F32, F64, I32, I64, Bool, Scored
 from .ports import State
+
+RESTLESS_MAX = 8.0
+"""Changes remembered at most: patience ends somewhere."""
 
 
 class Policy:
-    """What each user is about to do. One row per user slot, allocated once: 8 bytes times `features.users_max`."""
+    """What each user is about to do. One row per user slot, allocated once: 20 bytes times `features.users_max`."""
 
     def __init__(self, config: Config, users_max: int) -> None:
         self._config = config
-        self._pending: I32 = np.full(users_max, -1, np.int32)
-        self._confirmed: I32 = np.zeros(users_max, np.int32)
+        self._rival: I32 = np.full(users_max, -1, np.int32)  # -1: nobody is likely
+        self._evidence: F32 = np.zeros(users_max, np.float32)
+        self._restless: F32 = np.zeros(users_max, np.float32)  # changes that are not forgotten
+        self._at_ms: I64 = np.zeros(users_max, np.int64)  # when it was last scored
 
     def decide(self, scored: Scored, current: I32, since_ms: I64, now_ms: int) -> I32:
         """(m,) the centre each scored user is at from now on; `current` (m,), -1: at none, since `since_ms` (m,)."""
-        slots, nearest = scored.slots, scored.nearest
-        first = current < 0
-        nearer = ~first & self._nearer(scored, current)
-        again = self._pending[slots] == nearest
-        confirmed = np.where(nearer, np.where(again, self._confirmed[slots] + 1, 1), 0)  # (m,)
-        stayed = now_ms - since_ms >= self._config.dwell_ms
-        goes = first | (nearer & stayed & (confirmed >= self._config.confirmations))
-        waits = nearer & ~goes
-        self._pending[slots] = np.where(waits, nearest, -1)
-        self._confirmed[slots] = np.where(waits, confirmed, 0)
-        return np.where(goes, nearest, current)
+        slots, config = scored.slots, self._config
+        elapsed_ms = self._wait(slots, now_ms)  # (m,)
+        rival = self._rivals(scored, current)  # (m,)
+        rows = np.flatnonzero(rival >= 0)  # (r,) everybody else is where it belongs
+        slot, theirs = slots[rows], rival[rows]
+        over = (lead(scored, rows, current[rows], theirs) - config.margin) / config.clear_lead  # (r,)
+        gained = np.clip(over, -1.0, 1.0) * self._weight(scored.touched, rows, elapsed_ms)
+        evidence = faded(self._evidence[slot], elapsed_ms[rows], config.smoothing_ms) + gained
+        needed = self._needed(slot)
+        sure = (evidence > needed) | (config.confirmations == 1)
+        stayed = now_ms - since_ms[rows] >= config.dwell_ms
+        goes = (theirs == scored.nearest[rows]) & (over > 0) & sure & stayed
+        self._rival[slots], self._evidence[slots] = -1, 0.0
+        self._keep(slot, theirs, np.minimum(evidence, needed + 1.0), goes)
+        after = np.where(current < 0, scored.nearest, current)
+        after[rows[goes]] = theirs[goes]
+        return after
 
-    def _nearer(self, scored: Scored, current: I32) -> Bool:
-        """(m,) where the nearest centre is not the user's own and beats it by the margin."""
-        return self.would_move(scored.distances, scored.nearest, current)
-
-    def would_move(self, distances: F64, nearest: I32, current: I32) -> Bool:
-        """(m,) whether one look at squared distances (m, k) speaks against `current`, each a centre in use."""
+    def would_move(self, distances: F64, nearest: I32, current: I32, centres: F64) -> Bool:
+        """(m,) whether a look at squared distances (m, k) to `centres` (k, e) speaks against `current`."""
         rows = np.arange(len(current))
-        d_new, d_current = np.sqrt(distances[rows, nearest]), np.sqrt(distances[rows, current])
-        return (nearest != current) & (d_new <= (1.0 - self._config.margin) * d_current)
+        apart = np.square(centres[current] - centres[nearest]).sum(axis=1)
+        found = _lead(distances[rows, current], distances[rows, nearest], apart)
+        return (nearest != current) & (found > self._config.margin)
 
     def waiting(self, slot: int) -> tuple[int, float]:
         """The centre that this user may be about to go to, -1 for none, and the share of what it takes, 0..1."""
-        share = float(self._confirmed[slot]) / self._config.confirmations
-        return int(self._pending[slot]), min(share, 1.0)
+        needed = float(self._needed(np.array([slot], np.int32))[0])
+        share = float(self._evidence[slot]) / needed if needed else 1.0
+        return int(self._rival[slot]), min(share, 1.0)
+
+    def _wait(self, slots: I32, now_ms: int) -> F64:
+        """(m,) stream time since these users were scored before; earlier changes are forgotten by it."""
+        elapsed_ms = (now_ms - self._at_ms[slots]).astype(np.float64)
+        self._at_ms[slots] = now_ms
+        self._restless[slots] = faded(self._restless[slots], elapsed_ms, self._config.patience_ms)
+        return elapsed_ms
+
+    def _keep(self, slot: I32, rival: I32, evidence: F64, goes: Bool) -> None:
+        """What is remembered of users (r,) that have a rival: evidence of those who stay, the change of the others."""
+        kept = ~goes & (evidence > 0)
+        self._rival[slot[kept]] = rival[kept]
+        self._evidence[slot[kept]] = evidence[kept]
+        moved = slot[goes]
+        self._restless[moved] = np.minimum(self._restless[moved] + 1.0, RESTLESS_MAX)
+
+    def _rivals(self, scored: Scored, current: I32) -> I32:
+        """(m,) the nearest centre where it is not the own one, else the rival there was; -1: none."""
+        rival = np.where(scored.nearest != current, scored.nearest, self._rival[scored.slots])
+        return np.where((current < 0) | (rival == current), -1, rival).astype(np.int32)
+
+    def _weight(self, touched: int, rows: I64, elapsed_ms: F64) -> F64:
+        """(r,) what a scoring counts: 1 with an event, else the stream time since the one before."""
+        silence_ms = self._config.silence_ms
+        waited = np.minimum(elapsed_ms[rows] / silence_ms, 1.0) if silence_ms else np.ones(len(rows))
+        return np.where(rows < touched, 1.0, waited)
+
+    def _needed(self, slots: I32) -> F64:
+        """(r,) evidence beyond which these users move."""
+        tired = 1.0 + self._config.patience * self._restless[slots].astype(np.float64)
+        return (self._config.confirmations - 1) * tired * tired
 
     def doubt(self, centre: int) -> None:
         """A centre is elsewhere now: whoever was about to go there thinks again."""
-        doubtful = self._pending == centre
-        self._pending[doubtful] = -1
-        self._confirmed[doubtful] = 0
+        doubtful = self._rival == centre
+        self._rival[doubtful] = -1
+        self._evidence[doubtful] = 0.0
 
     def clear(self, slots: I32) -> None:
         """Forget these users."""
@@ -82,5 +141,30 @@ class Policy:
             slab[: len(state[name])] = state[name]
 
 
-_SLABS: Mapping[str, int] = {"_pending": -1, "_confirmed": 0}
+def lead(scored: Scored, rows: I64, mine: I32, theirs: I32) -> F64:
+    """(r,) how far towards `theirs` (r,) from `mine` (r,) these rows of `scored` stand: -1, 0 on the border, 1.
+
+    Beyond either centre it is more than 1 either way. Where nobody says where the centres are they are taken to be as
+    far apart as they can be, with the row between them: then it is the least it can be.
+    """
+    own, rival = scored.distances[rows, mine], scored.distances[rows, theirs]
+    if scored.centres is None:
+        apart = np.square(np.sqrt(own) + np.sqrt(rival))
+    else:
+        apart = np.square(scored.centres[mine] - scored.centres[theirs]).sum(axis=1)
+    return _lead(own, rival, apart)
+
+
+def _lead(own: F64, rival: F64, apart: F64) -> F64:
+    with np.errstate(invalid="ignore"):
+        return np.where(apart > 0, (own - rival) / np.where(apart > 0, apart, 1.0), 0.0)
+
+
+def faded(held: NDArray[Any], elapsed_ms: F64, fade_ms: int) -> F64:
+    """(n,) what is left of `held` (n,) when one is forgotten per `fade_ms` (0: nothing is), never below 0."""
+    left = held.astype(np.float64)
+    return np.maximum(left - elapsed_ms / fade_ms, 0.0) if fade_ms else left
+
+
+_SLABS: Mapping[str, float] = {"_rival": -1, "_evidence": 0, "_restless": 0, "_at_ms": 0}
 """Slabs by user slot, and what an empty slot holds."""

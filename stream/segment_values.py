@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .catalog import Profile
+from .churn import Turnover
 from .explain import rounded
 from .lineage import Lineage
 from .privacy.ledger import Told
@@ -40,6 +41,7 @@ def _overlap(fact: Lineage) -> Value | None:
 
 def profile_value(
     profile: Profile,
+    turnover: Turnover,
     shares: Mapping[str, Mapping[str, float]] | None,
     pseudonyms: Sequence[str],
     model: Mapping[str, Any],
@@ -54,6 +56,7 @@ def profile_value(
         "state": "live",
         "size": profile.size,
         "share": _six(profile.share),
+        "churn": {"entered": turnover.entered, "left": turnover.left, "since_time": turnover.since_ms},
         "rows": int(profile.rows),
         **_vital_value(profile.vital),
         "features": [
@@ -101,7 +104,7 @@ def _vital_value(vital: Vital) -> Value:
 def noisy_value(told: Told) -> Value:
     """What takes the place of the true size, and of what would give it away."""
     share = None if told.share is None else _six(told.share)
-    hidden = {"rows": None, "trend": None, "lifecycle": None}
+    hidden = {"rows": None, "trend": None, "lifecycle": None, "churn": None}
     return {"size": told.size, "share": share, "size_as_of": told.as_of_ms, **hidden}
 
 

@@ -11,6 +11,7 @@ from made import Touch, columns
 from shoal.stream.attribution import Attribution
 from shoal.stream.catalog import Catalog
 from shoal.stream.changes import Narrator
+from shoal.stream.churn import Churn
 from shoal.stream.config import Features
 from shoal.stream.config import Membership as Config
 from shoal.stream.counterfactual import Counterfactuals
@@ -97,6 +98,7 @@ class Stage:
         self.segmenter = SimpleNamespace(centres=np.asarray(centres, np.float64), version=1)
         self.features, self.publisher = FakeFeatures(), FakePublisher()
         self.membership = Membership(policy, users_max, k)
+        self.churn = Churn(k)
         self.attribution = Attribution(users_max, e)
         self.catalog = Catalog(policy, k, names or NAMES[:e])
         self.counterfactuals = Counterfactuals(Features(), self.catalog.features, 32)
@@ -118,13 +120,16 @@ class Stage:
         step = Step(self.number, (Range(0, 0, n),), _records(n, self.number, records), None)
         self.narrator.begin(step)
         if len(gone):
-            self.narrator.left(self.membership.leave(np.asarray(gone, np.int32), self.number))
+            farewells = self.membership.leave(np.asarray(gone, np.int32), self.number)
+            self.churn.count(farewells)
+            self.narrator.left(farewells)
             self.attribution.clear(np.asarray(gone, np.int32))
         if started:
             self.narrator.born(self.membership.begin(self.clock.now_ms))
         rows = scored(slots, points, self.segmenter.centres, touched)
         seen = np.full(len(slots), 5, np.int64)
         moves = self.membership.decide(rows, seen, self.clock.now_ms, self.number)
+        self.churn.count(moves)
         self.narrator.moved(moves, rows, told, event_slots)
         self.attribution.remember(rows, self.publisher.version)
         self.lifecycle.meet(event_slots, told)

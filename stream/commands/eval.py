@@ -199,6 +199,50 @@ def encoder(
     tell(result, as_json, render)
 
 
+@command.command()
+@click.argument("events", required=False, type=click.Path(exists=True, dir_okay=False))
+@configured
+@click.option("--seeds", type=AT_LEAST_1, help="Scenes drawn per shape.  [default: 3; quick: 1]")
+@click.option("--only", multiple=True, metavar="TEXT", help="Scenes whose name contains this; repeatable.")
+@click.option("--quick", is_flag=True, help="A first look in seconds: shapes only, one seed.")
+@click.option("--sweep", is_flag=True, help="Every setting of the grid that the defaults were chosen from.")
+@click.option(
+    "--development", is_flag=True, help="The seeds and shapes of the sweep, instead of those reported."
+)
+@click.option(
+    "--step-records", default=64, type=AT_LEAST_1, show_default=True, help="Lines in a step, with EVENTS."
+)
+@as_json
+def membership(
+    events: str | None,
+    config_path: Path | None,
+    overrides: tuple[str, ...],
+    seeds: int | None,
+    only: tuple[str, ...],
+    quick: bool,
+    sweep: bool,
+    development: bool,
+    step_records: int,
+    as_json: bool,
+) -> None:
+    """Who moves that did not, and how soon those are seen who did: against the plain nearest centre.
+
+    Simulated users, a fifth of them on a border, a fifth of whom move. With EVENTS, a file of events, only the
+    changes that every policy would publish are counted: nobody knows the truth behind a file.
+    """
+    from ..evaluation import flapping
+    from ..evaluation.flapping_report import render
+
+    config = configuration(config_path, overrides)
+    if events is not None:
+        result = flapping.counted(config, events, step_records)
+    else:
+        plan = flapping.Plan.of(seeds, only, quick, development or sweep)
+        evaluate = flapping.sweep if sweep else flapping.evaluate
+        result = evaluate(config, plan, echo=not as_json)
+    tell(result, as_json, render)
+
+
 def chosen(option: str, text: str, known: Sequence[str]) -> list[str]:
     """Names separated by commas, all of them known."""
     names = [name.strip() for name in text.split(",") if name.strip()]
