@@ -33,14 +33,14 @@ STAY_EVENTS = 20
 
 PROFILE = np.array(
     [
-        0.0, 0.0241, 0.0315, 0.0499, 0.0738, 0.1022, 0.1351, 0.184, 0.2475, 0.3195, 0.3955, 0.4696, 0.5401,
-        0.5947, 0.6594, 0.7143, 0.7633, 0.8196, 0.8695, 0.9263, 1.0,
+        0.0, 0.0157, 0.0219, 0.029, 0.0391, 0.0539, 0.0757, 0.1086, 0.1394, 0.1847, 0.2394, 0.2978, 0.3532,
+        0.4177, 0.4868, 0.5599, 0.6232, 0.7067, 0.7808, 0.8673, 1.0,
     ]
 )  # fmt: skip
 """Share of the risk that is over after 0, 1 ... STAY_EVENTS events."""
 PRIOR = {
-    "one": 1.3863, "seen": -0.6596, "margin": -1.0303, "margin squared": -1.7393, "first": -0.9462,
-    "first seen": 0.3202, "first margin": 0.1371, "many": -0.1693, "many seen": -0.0332, "many margin": 1.4426,
+    "one": 0.7422, "seen": -0.4526, "margin": -6.7452, "margin squared": -0.2791, "first": -0.9881,
+    "first seen": 0.0273, "first margin": 4.8268, "many": -0.241, "many seen": -0.0931, "many margin": 1.314,
 }  # fmt: skip
 """ln H = the sum of these times what `_prior_terms` makes of a placement."""
 

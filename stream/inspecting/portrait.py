@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..confidence import PROVISIONAL_EVENTS, bucket, margins, prior
-from ..events import F32, F64
+from ..events import F32, F64, I64
 from ..explain import INTEREST, explain, rounded
 from ..pipeline import Pipeline
 from ..users import ANONYMOUS
@@ -114,8 +114,14 @@ def reasons(pipeline: Pipeline, name: str) -> Value | None:
 
 def _named(pipeline: Pipeline, centre: int) -> Value:
     """The one place where a centre becomes what people outside may see of it."""
-    segment_id = int(pipeline.membership.ids[centre])
+    segment_id = int(pipeline.membership.public[centre])
     return {"segment_id": segment_id, "name": pipeline.catalog.names()[segment_id]}
+
+
+def _shown(pipeline: Pipeline) -> I64:
+    """Centres whose segment is published under its own id."""
+    ids = pipeline.membership.ids
+    return np.flatnonzero((ids > 0) & (pipeline.membership.public == ids))
 
 
 def _segment(pipeline: Pipeline, sight: Sight) -> Value | None:
@@ -163,7 +169,12 @@ def _nearest(pipeline: Pipeline, sight: Sight) -> list[Value]:
     order: list[int] = np.argsort(sight.distances[0], kind="stable")[:NEAREST_MAX].tolist()
     if sight.centre >= 0 and sight.centre not in order:
         order.append(sight.centre)
-    order = [c for c in order if np.isfinite(sight.distances[0, c]) and pipeline.membership.ids[c]]
+    shown = {*_shown(pipeline).tolist(), sight.centre}
+    order = [
+        c
+        for c in order
+        if np.isfinite(sight.distances[0, c]) and c in shown and pipeline.membership.public[c]
+    ]
     distance = np.sqrt(sight.distances[0])
     own = float(distance[sight.centre]) if sight.centre >= 0 else 0.0
     distances = rounded(distance[order]).tolist()
@@ -213,7 +224,7 @@ def _interest(pipeline: Pipeline, sight: Sight) -> Value | None:
     own = sight.raw[0, catalog.interest].astype(np.float64)
     if not own.size or not own.any():
         return None
-    centres = np.flatnonzero(pipeline.membership.ids)
+    centres = _shown(pipeline)
     means = catalog.raw.known()[centres][:, catalog.interest]  # (c, w)
     length = np.sqrt(np.square(means).sum(axis=1) * np.square(own).sum())
     cosine = rounded(np.divide(means @ own, length, out=np.zeros(len(centres)), where=length > 0))
