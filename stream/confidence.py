@@ -81,7 +81,8 @@ def margins(distances: F64, chosen: I32) -> F64:
     others[rows, chosen] = np.inf
     second = others.min(axis=1)
     tiny = np.finfo(np.float64).tiny
-    margin = np.where(second > 0, 1.0 - np.sqrt(own / np.maximum(second, tiny)), 0.0)
+    with np.errstate(over="ignore"):  # far off its centre and on another one: no margin, however far
+        margin = np.where(second > 0, 1.0 - np.sqrt(own / np.maximum(second, tiny)), 0.0)
     return np.maximum(margin, 0.0)
 
 

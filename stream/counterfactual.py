@@ -230,9 +230,9 @@ class _Search:
         own = np.sqrt(distances[there, goal])
         others = distances.copy()
         others[there, goal] = np.inf
-        flips: Bool = (nearest == goal) & (own <= (1.0 - CLEAR) * np.sqrt(others.min(axis=1)))
-        moves = self.membership.policy.would_move(distances, nearest, goal, self.segmenter.centres)
-        return flips & (self.first[user] | ~moves)
+        placed = (nearest == goal) & (own <= (1.0 - CLEAR) * np.sqrt(others.min(axis=1)))
+        moves = self.membership.policy.would_move(distances, nearest, goal, self.segmenter.centres, CLEAR)
+        return np.where(self.first[user], placed, ~moves)
 
     def _edit(self, edits: Edits, i: int) -> Edit:
         channel, band = int(edits.channel[i]), int(edits.band[i])

@@ -75,12 +75,17 @@ class Policy:
         after[rows[goes]] = theirs[goes]
         return after
 
-    def would_move(self, distances: F64, nearest: I32, current: I32, centres: F64) -> Bool:
-        """(m,) whether a look at squared distances (m, k) to `centres` (k, e) speaks against `current`."""
+    def would_move(
+        self, distances: F64, nearest: I32, current: I32, centres: F64, spare: float = 0.0
+    ) -> Bool:
+        """(m,) whether a look at squared distances (m, k) to `centres` (k, e) speaks against `current`.
+
+        `spare`: or is nearer to doing so than that.
+        """
         rows = np.arange(len(current))
         apart = np.square(centres[current] - centres[nearest]).sum(axis=1)
         found = _lead(distances[rows, current], distances[rows, nearest], apart)
-        return (nearest != current) & (found > self._config.margin)
+        return (nearest != current) & (found > self._config.margin - spare)
 
     def waiting(self, slot: int) -> tuple[int, float]:
         """The centre that this user may be about to go to, -1 for none, and the share of what it takes, 0..1."""

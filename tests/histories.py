@@ -40,6 +40,10 @@ class Rearranged(KMeans):
         distances[:, ~self.used] = np.inf
         return distances.argmin(axis=1).astype(np.int32), distances
 
+    def permute(self, order: Any) -> None:
+        super().permute(order)
+        self.used = self.used[order]
+
     def tend(self) -> tuple[Intervention, ...]:
         due, self.due = tuple(self.due), []
         for one in due:

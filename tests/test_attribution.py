@@ -233,6 +233,8 @@ def test_the_pipeline_order_works_on_a_stage():
         "encoder_published": 0,
         "expiry": 0,
         "lineage": 0,
+        "operator": 0,
+        "erasure": 0,
     }
 
 

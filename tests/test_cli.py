@@ -54,7 +54,7 @@ def test_every_verb_has_help_and_json(verb):
     done = CliRunner().invoke(cli.shoal, [*verb.split(), "--help"])
     assert done.exit_code == 0
     assert "Usage" in done.output
-    assert "--json" in done.output or verb in {"bench", "eval"}  # their sub-verbs have it
+    assert "--json" in done.output or verb in {"bench", "eval", "inspect"}  # their sub-verbs have it
 
 
 @pytest.mark.parametrize(("typed", "said"), [("runn", "did you mean 'run'"), ("nosuch", "known: run, demo")])

@@ -96,7 +96,7 @@ def slabs(driver: Driver, slot: int) -> list[bytes]:
         for part, names in (
             (p.users, ("last_ms", "first_ms", "events_seen")),
             (p.membership, ("centre", "segment", "since_ms", "sequence")),
-            (p.membership.policy, ("_pending", "_confirmed")),
+            (p.membership.policy, ("_rival", "_evidence", "_restless", "_at_ms")),
             (p.attribution, ("_z", "_version", "_label", "_lead")),
             (p.features._interest, ("_sums", "_history", "_scale", "_reference_ms")),
             (p.features._windows, ("_due_ms",)),

@@ -302,7 +302,9 @@ def test_a_renamed_segment_keeps_its_name_until_the_engine_may_name_it_again():
 @pytest.mark.parametrize("kind", ["identity", "linear"])
 def test_while_frozen_nothing_is_learned_and_users_are_scored_all_the_same(kind):
     """Everything that all users share stays to the byte; a user still moves; then learning goes on."""
-    driver = Commanded(shop.small(*PLAIN, f"encoder.kind={kind}"))
+    driver = Commanded(
+        shop.small(*PLAIN, f"encoder.kind={kind}", "membership.confirmations=1", "membership.margin=0.0")
+    )
     driver.step(*crowd(driver, 60))
     p = driver.pipeline
 
@@ -316,7 +318,7 @@ def test_while_frozen_nothing_is_learned_and_users_are_scored_all_the_same(kind)
     assert (fact["kind"], fact["segment_id"], fact["name"]) == ("freeze", None, None)
     before = learned()
     for i in range(10):
-        driver.step(*(driver.event("u000", KINDS[1], T0_MS + i, items=[{"id": "y"}]) for _ in range(9)))
+        driver.step(*(driver.event("u000", KINDS[2], T0_MS + i, items=[{"id": "y"}]) for _ in range(9)))
     assert learned() == before
     assert [c["user"]["key"] for o in driver.outputs[2:] for c in changes(o)] == ["u000"]
     assert not changes(driver.obey(driver.command("freeze", learning=False)), LINEAGE)

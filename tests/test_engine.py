@@ -432,8 +432,8 @@ def test_a_step_that_is_left_out_would_have_said_and_taught_nothing(pauses):
     pipeline, as_of_ms = build_pipeline(small()), Wall().time_ns() // 1_000_000
     source = MemorySource([events()])
     scored: list[int] = []
-    decide = pipeline.membership.decide
-    pipeline.membership.decide = lambda rows, *rest: scored.append(len(rows.slots)) or decide(rows, *rest)  # type: ignore[method-assign]
+    place = pipeline.membership.place
+    pipeline.membership.place = lambda rows, *rest: scored.append(len(rows.slots)) or place(rows, *rest)  # type: ignore[method-assign]
     for number in range(1, 9):
         polled = source.poll(256, 0.0)
         assert polled is not None

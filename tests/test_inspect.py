@@ -212,7 +212,7 @@ def test_a_segment_that_was_given_up_is_named_with_what_becomes_of_it():
     slot = int(np.flatnonzero(membership.segment)[0])
     old, heir = int(membership.centre[slot]), int((membership.centre[slot] + 1) % membership.k)
     told = int(membership.segment[slot])
-    membership._hand_over(old, heir)
+    membership._hand_over(np.flatnonzero(membership.centre == old), old, heir)
     membership.identities.ids[old] = 0
     found = portrait(pipeline, pipeline.users.names(np.array([slot], np.int32))[0])["segment"]
     assert found["segment_id"] == told
@@ -220,12 +220,13 @@ def test_a_segment_that_was_given_up_is_named_with_what_becomes_of_it():
 
 
 def test_a_move_that_is_being_confirmed_is_shown():
-    """Where to, and how far that has come: one of two confirmations."""
+    """Where to, and how far that has come: half of what it takes."""
     pipeline = engine(small()).pipeline
     pipeline.restore(stopped(4000).pipeline.snapshot())
     slot = int(np.flatnonzero(pipeline.membership.segment)[0])
     target = int((pipeline.membership.centre[slot] + 1) % pipeline.membership.k)
-    pipeline.membership.policy._pending[slot], pipeline.membership.policy._confirmed[slot] = target, 1
+    policy = pipeline.membership.policy
+    policy._rival[slot], policy._evidence[slot], policy._restless[slot] = target, 1.0, 0.0
     found = portrait(pipeline, pipeline.users.names(np.array([slot], np.int32))[0])["pending"]
     assert (found["segment_id"], found["confirmed"]) == (int(pipeline.membership.ids[target]), 0.5)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
@@ -10,6 +11,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import orjson
 import pytest
 from click.testing import CliRunner
 from kafka_kit import create_topics, eventually, kafka_config, read_committed, send
@@ -22,12 +24,14 @@ from shoal.sinks.files import FileSink
 from shoal.stream.cli import shoal
 from shoal.stream.engine import Engine
 from shoal.stream.events import CATALOG, CHANGES, LINEAGE, MANIFEST, MEMBERS, REJECTED, Reason
+from shoal.stream.inspecting.overview import features, segments
 from shoal.stream.privacy.checkup import user_key
 from shoal.stream.privacy.keyfile import pseudonyms
 from shoal.stream.snapshots import DirectoryStore
 from shoal.stream.sources import FileSource
-from shoal.stream.watching.http import page
+from shoal.stream.watching.api import Api, Asked
 from shoal.stream.watching.metrics import Metrics
+from shoal.stream.watching.page import front
 from shoal.stream.wiring import build_pipeline
 
 USERS = ids(60)
@@ -67,8 +71,12 @@ def run(folder: Path, out: Path, *overrides: str) -> Metrics:
     metrics = Metrics()
     source, sink = FileSource(str(folder / "events.jsonl")), FileSink(out / "topics")
     store = DirectoryStore(out / "state", 20)
-    Engine(config, build_pipeline(config, metrics.stage), source, sink, store, metrics).run()
-    (out / "page.html").write_text(page(metrics))
+    pipeline = build_pipeline(config, metrics.stage)
+    Engine(config, pipeline, source, sink, store, metrics).run()
+    asked = Asked()
+    asked.questions.close()
+    (out / "page.html").write_text(asyncio.run(front(Api(config.http, metrics, asked))))
+    (out / "v1.json").write_bytes(orjson.dumps([segments(pipeline), features(pipeline)]))
     (out / "metrics.txt").write_bytes(metrics.render())
     return metrics
 

@@ -78,9 +78,9 @@ def test_a_user_whose_segment_was_given_up_did_not_move_itself():
 
 def test_counterfactuals_hold_when_the_stream_says_so():
     """In small: the events are really taken out or put in, and users left alone decide as before."""
-    result = evaluate(Plan((), [8], [3], 300, 12_000))
+    result = evaluate(Plan((), [32], [3], 300, 20_000))
     (row,) = result["counterfactuals"]
     assert row["tested"] > 3
     assert row["held"] >= row["tested"] - 1
     assert row["same"] >= 0.9 * row["controls"]
-    assert "| 8 |" in render(result)
+    assert "| 32 |" in render(result)

@@ -130,7 +130,7 @@ class World:
 
     # --- as features -------------------------------------------------------------------------------------
 
-    def update(self, slots: I32, events: Events) -> None:
+    def update(self, slots: I32, events: Events, learning: bool = True) -> None:
         users = np.array([int(name) for name in events.users], np.int64)
         mean = self.places[self.group[users]] + self._own[users]
         self._held[slots] = mean + self._rng.standard_normal(mean.shape)
@@ -141,8 +141,11 @@ class World:
     def due(self, slots: I32, now_ms: int) -> Bool:
         return np.zeros(len(slots), np.bool_)
 
-    def scale(self, raw: F32) -> F32:
+    def scale(self, raw: F32, as_then: F64 | None = None) -> F32:
         return raw
+
+    def scale_now(self) -> F64:
+        return np.zeros((3, D))
 
     def learn(self, raw: F32) -> None:
         pass
