@@ -11,7 +11,7 @@ it was: the interest directions, the shares of the day, and the time since the f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -32,6 +32,11 @@ class Edits:
     band: I64  # (c,) index of the horizon
     events: I64  # (c,) how many more; negative: fewer
     tasteful: Bool  # (c,) about what the segment in question takes to; the interest columns are the caller's
+
+
+def stacked(edits: Sequence[Edits]) -> Edits:
+    """Several of them as one."""
+    return Edits(*(np.concatenate([getattr(one, f.name) for one in edits]) for f in fields(Edits)))
 
 
 class Behaviour:

@@ -164,7 +164,7 @@ class Membership(Frozen, frozen=True):
             "changes of a step that say what would have been enough to be decided otherwise; the closest",
             ge=0,
         ),
-    ] = 32
+    ] = 8
     catalog_every_rows: Annotated[
         int, _d("learned rows between two catalog updates; there is at least one a day", ge=1)
     ] = 50_000

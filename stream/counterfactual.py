@@ -27,7 +27,7 @@ from typing import Protocol
 import numpy as np
 import xxhash
 
-from .behaviour import Behaviour, Edits
+from .behaviour import Behaviour, Edits, stacked
 from .catalog import Catalog
 from .config import Features
 from .earlier import Scales
@@ -182,27 +182,26 @@ class _Search:
         sign: I64, room: I64,
     ) -> None:  # fmt: skip
         """Ask all candidates at once; of those that flip, each user's with the fewest events is found."""
-        parts: list[tuple[I64, list[Edits]]] = []
+        drawn: list[list[Edits]] = []
         for users, choices in combined:
             for level in LEVELS:
                 fits = np.all([room[users, at] >= level for at in choices], axis=0)
                 u = users[fits]
-                edits = []
-                for at in choices:
-                    c = at[fits]
-                    edits.append(Edits(u, channel[u, c], band[u, c], sign[u, c] * level, c < 2))
-                if len(u):
-                    parts.append((u, edits))
-        if not parts:
+                columns = [at[fits] for at in choices]
+                drawn.append(
+                    [Edits(u, channel[u, c], band[u, c], sign[u, c] * level, c < 2) for c in columns]
+                )
+        if not drawn:
             return
-        user = np.concatenate([u for u, _ in parts])
-        flips = self._flips(user, np.concatenate([self._rows(edits) for _, edits in parts]))
-        where = [(p, i) for p, (u, _) in enumerate(parts) for i in range(len(u))]
-        size = np.array([sum(abs(int(e.events[i])) for e in parts[p][1]) for p, i in where])
+        edits = [
+            stacked(column) for column in zip(*drawn, strict=True)
+        ]  # one, or the two of a pair; (c,) each
+        user = edits[0].user
+        flips = self._flips(user, self._rows(edits))
+        size = np.sum([np.abs(edit.events) for edit in edits], axis=0)
         for c in np.lexsort((np.arange(len(user)), size, user)).tolist():
             if flips[c] and int(user[c]) not in found:
-                p, i = where[c]
-                made = tuple(self._edit(e, i) for e in parts[p][1])
+                made = tuple(self._edit(edit, c) for edit in edits)
                 found[int(user[c])] = Counterfactual(made, int(self.goal[user[c]]))
 
     def _rows(self, edits: list[Edits]) -> F32:

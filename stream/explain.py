@@ -128,3 +128,12 @@ def rounded(values: F64 | Sequence[float]) -> F64:
     down = _POWERS[np.clip(-places, 0, _LARGE) - _SMALL]
     out = np.rint(v / down * up) / up * down
     return np.where(exponent < _SMALL, 0.0, out) + 0.0  # + 0.0: no negative zero
+
+
+def six(value: float) -> float:
+    """One number, as `rounded`; a tenth of the time.
+
+    >>> six(1234567.8), six(0.1 + 0.2), six(-1e-18)
+    (1234570.0, 0.3, 0.0)
+    """
+    return float(f"{value:.{_DIGITS}g}") + 0.0 if abs(value) >= 10.0**_SMALL else 0.0

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+import numpy as np
+
+from .events import F64, Bool
+
 PHRASES: Mapping[str, tuple[str, str]] = {
     "purchase": ("frequent buyers", "rare buyers"),
     "checkout": ("frequent checkouts", "few checkouts"),
@@ -68,16 +72,22 @@ SHARE_GAP_MIN = 0.1
 """What a person calls a difference: 30 % more or less of something, 10 points of a share."""
 
 
-def notable(feature: str, own: float, average: float, strictness: float = 1.0) -> bool:
-    """Whether a person who sees both numbers would call them different; 0.5 asks for half the difference.
+def is_share(feature: str) -> bool:
+    """Whether it is a share of something, 0..1: such differ by points, others by ratios."""
+    return feature.endswith("_share")
 
-    >>> notable("night_share", 0.08, 0.06), notable("views_7d", 4.0, 3.0), notable("views_7d", 3.2, 3.0)
-    (False, True, False)
+
+def notable(shares: Bool, own: F64, average: F64, strictness: float = 1.0) -> Bool:
+    """(d,) whether a person who sees both numbers would call them different; 0.5 asks for half the difference.
+
+    `shares` (d,): see `is_share`.
+
+    >>> notable(np.array([True, False, False]), np.array([0.08, 4.0, 3.2]), np.array([0.06, 3.0, 3.0])).tolist()
+    [False, True, False]
     """
-    gap = abs(own - average)
-    if feature.endswith("_share"):
-        return gap >= strictness * SHARE_GAP_MIN
-    return gap > 0 and gap >= strictness * (RATIO_MIN - 1) * min(abs(own), abs(average))
+    gap = np.abs(own - average)
+    ratio = (RATIO_MIN - 1) * np.minimum(np.abs(own), np.abs(average))
+    return np.where(shares, gap >= strictness * SHARE_GAP_MIN, (gap > 0) & (gap >= strictness * ratio))
 
 
 def quantity(feature: str) -> str:

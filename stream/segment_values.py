@@ -7,7 +7,7 @@ from typing import Any
 
 from .catalog import Profile
 from .churn import Turnover
-from .explain import rounded
+from .explain import six
 from .lineage import Lineage
 from .privacy.ledger import Told
 from .vitals import Vital
@@ -35,7 +35,7 @@ def lineage_value(fact: Lineage, name: str, previous_name: str | None) -> Value:
 def _overlap(fact: Lineage) -> Value | None:
     if not fact.people:
         return None
-    shares = [{"segment_id": share.segment_id, "share": _six(share.share)} for share in fact.overlap]
+    shares = [{"segment_id": share.segment_id, "share": six(share.share)} for share in fact.overlap]
     return {"people": fact.people, "shares": shares}
 
 
@@ -55,31 +55,31 @@ def profile_value(
         "name_source": profile.name_source,
         "state": "live",
         "size": profile.size,
-        "share": _six(profile.share),
+        "share": six(profile.share),
         "churn": {"entered": turnover.entered, "left": turnover.left, "since_time": turnover.since_ms},
         "rows": int(profile.rows),
         **_vital_value(profile.vital),
         "features": [
             {
                 "feature": trait.feature,
-                "z": _six(trait.z),
-                "segment_mean": _six(trait.segment_mean),
-                "population_mean": _six(trait.population_mean),
+                "z": six(trait.z),
+                "segment_mean": six(trait.segment_mean),
+                "population_mean": six(trait.population_mean),
             }
             for trait in profile.traits
         ],
         "takes_to": [
-            {"label": taste.label, "share": _six(taste.share), "lift": _six(taste.lift)}
+            {"label": taste.label, "share": six(taste.share), "lift": six(taste.lift)}
             for taste in profile.takes_to
         ],
         "lifecycle": None
         if shares is None
-        else {what: {name: _six(share) for name, share in own.items()} for what, own in shares.items()},
+        else {what: {name: six(share) for name, share in own.items()} for what, own in shares.items()},
         "exemplars": [
             {
                 "pseudonym": name,
                 "features": [
-                    {"feature": trait.feature, "value": _six(float(one.row[trait.column]))}
+                    {"feature": trait.feature, "value": six(float(one.row[trait.column]))}
                     for trait in profile.traits[:EXEMPLAR_TRAITS_MAX]
                 ],
             }
@@ -96,17 +96,13 @@ def _vital_value(vital: Vital) -> Value:
     return {
         "since": vital.since_ms,
         "age_ms": vital.age_ms,
-        "cohesion": None if vital.cohesion is None else _six(vital.cohesion),
-        "trend": {"ratio": _six(vital.ratio), "word": vital.trend},
+        "cohesion": None if vital.cohesion is None else six(vital.cohesion),
+        "trend": {"ratio": six(vital.ratio), "word": vital.trend},
     }
 
 
 def noisy_value(told: Told) -> Value:
     """What takes the place of the true size, and of what would give it away."""
-    share = None if told.share is None else _six(told.share)
+    share = None if told.share is None else six(told.share)
     hidden = {"rows": None, "trend": None, "lifecycle": None, "churn": None}
     return {"size": told.size, "share": share, "size_as_of": told.as_of_ms, **hidden}
-
-
-def _six(value: float) -> float:
-    return float(rounded([value])[0])

@@ -13,7 +13,7 @@ import numpy as np
 
 from .events import F64, I64, Bool
 from .means import Means
-from .naming import notable, quantity
+from .naming import is_share, notable, quantity
 
 INTEREST = "interest_"
 _Z_MIN = 0.3  # below this, a difference is not worth a word
@@ -41,6 +41,7 @@ class Traits:
         self.quantity_of: I64 = np.array(
             [self.quantities.index(quantity(n)) for n in features], np.int64
         )  # (d,)
+        self._shares: Bool = np.array([is_share(name) for name in features], np.bool_)
         self._raw, self._scaled = raw, scaled
 
     def all_z(self) -> F64:
@@ -57,11 +58,8 @@ class Traits:
     def worth_a_word(self, centre: int, z: F64, strictness: float = 1.0) -> Bool:
         """(d,) features in which a segment stands out by z (d,), and in its plain numbers the same way."""
         own, average = self._raw.of(centre), self._raw.population_mean
-        plain = [
-            notable(feature, here, usual, strictness)
-            for feature, here, usual in zip(self.features, own.tolist(), average.tolist(), strict=True)
-        ]
-        return (np.abs(z) >= strictness * _Z_MIN) & ((own - average) * z > 0) & np.array(plain, np.bool_)
+        plain = notable(self._shares, own, average, strictness)
+        return (np.abs(z) >= strictness * _Z_MIN) & ((own - average) * z > 0) & plain
 
     def strongest(self, centre: int, most: int) -> tuple[Trait, ...]:
         """What sets a segment apart, strongest first; of several horizons of a quantity the one that shows it best."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from shoal.stream.catalog import Catalog
 from shoal.stream.config import Membership as Config
 from shoal.stream.labels import LABEL_CHARS_MAX, Labels, readable
-from shoal.stream.naming import NOTHING_SPECIAL, PHRASES, compose, family, notable, phrase, quantity
+from shoal.stream.naming import NOTHING_SPECIAL, PHRASES, compose, family, is_share, notable, phrase, quantity
 from shoal.stream.ports import Intervention
 from shoal.stream.traits import standing
 
@@ -191,13 +191,12 @@ def test_a_taste_that_shows_only_later_still_gets_into_the_name():
 
 
 def test_what_is_notable_is_a_third_more_or_ten_points():
-    assert notable("views_7d", 4, 3)
-    assert not notable("views_7d", 3.5, 3)
-    assert notable("night_share", 0.22, 0.11)
-    assert not notable("night_share", 0.08, 0.06)
-    assert notable("night_share", 0.17, 0.11, strictness=0.5)
-    assert notable("money_7d", 0, 10)
-    assert not notable("money_7d", 0, 0)
+    names = ["views_7d", "views_7d", "night_share", "night_share"]
+    shares = np.array([is_share(name) for name in names])
+    found = notable(shares, np.array([4, 3.5, 0.22, 0.08]), np.array([3, 3, 0.11, 0.06]))
+    assert found.tolist() == [True, False, True, False]
+    assert notable(shares[2:3], np.array([0.17]), np.array([0.11]), strictness=0.5).all()
+    assert notable(shares[:2], np.array([0.0, 0.0]), np.array([10.0, 0.0])).tolist() == [True, False]
 
 
 def test_a_name_says_first_what_other_segments_have_not_got():

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..explain import rounded
+from ..explain import rounded, six
 from ..naming import quantity
 from ..pipeline import Pipeline
 from .meanings import meaning, unit
@@ -50,7 +50,7 @@ def _profile(pipeline: Pipeline, centre: int, sizes: Mapping[int, int]) -> Value
     value = pipeline.narrator.described(pipeline.catalog.profile(centre, pipeline.membership.centre))
     segment_id = int(pipeline.membership.ids[centre])
     name = value["name"] or pipeline.catalog.names()[segment_id]
-    share = _six(sizes[segment_id] / (sum(sizes.values()) or 1))
+    share = six(sizes[segment_id] / (sum(sizes.values()) or 1))
     return {**value, "segment_id": segment_id, "name": name, "size": sizes[segment_id], "share": share}
 
 
@@ -75,7 +75,3 @@ def features(pipeline: Pipeline) -> Value:
         "features": plain,
         "interest_columns": int(catalog.interest.sum()),
     }
-
-
-def _six(value: float) -> float:
-    return float(rounded([value])[0])

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..confidence import PROVISIONAL_EVENTS, bucket, margins, prior
 from ..events import F32, F64, I64
-from ..explain import INTEREST, explain, rounded
+from ..explain import INTEREST, explain, rounded, six
 from ..pipeline import Pipeline
 from ..users import ANONYMOUS
 from ..values import user_key
@@ -143,7 +143,7 @@ def _segment(pipeline: Pipeline, sight: Sight) -> Value | None:
 def _pending(pipeline: Pipeline, sight: Sight) -> Value | None:
     """The move that is being confirmed, and how far that has come."""
     centre, share = pipeline.membership.policy.waiting(sight.slot)
-    return None if centre < 0 else {**_named(pipeline, centre), "confirmed": float(rounded([share])[0])}
+    return None if centre < 0 else {**_named(pipeline, centre), "confirmed": six(share)}
 
 
 def _confidence(pipeline: Pipeline, sight: Sight) -> Value | None:
