@@ -196,9 +196,8 @@ class Scored:
     z: F32  # (m, e) embeddings
     nearest: I32  # (m,) nearest centre
     distances: F64  # (m, k) squared distances to all centres
-    centres: F64 | None = (
-        None  # (k, e) that they are distances to, until something is learned; None: not known
-    )
+    centres: F64 | None = None  # (k, e) of these distances, until something is learned; None: not known
+    events: I64 | None = None  # (t,) events of each touched user in this step; None: one each
 
     def and_also(self, more: Scored) -> Scored:
         """With further silent users behind."""

@@ -109,14 +109,14 @@ class Pipeline:
             slots = self.users.touch(events)  # (n,) one slot per event
             self.features.update(slots, events, self.control.learning)
             self.lifecycle.meet(slots, events)
-            touched = np.unique(slots)  # (t,) each user once, however many events it sent
+            touched, sent = np.unique(slots, return_counts=True)  # (t,) each user once, and its events
         with self.probe("rows"):
             raw = self.features.rows(touched, self.users, self.clock.now_ms)  # (t, d)
         with self.probe("warm"):
             started = self._warm_start(touched, raw, step)
         with self.probe("score"):
             intervened = (len(step.records) > 0 or step.closing) and self._tend()
-            scored = self._score(touched, raw, everybody=started or step.closing)  # (m, ...)
+            scored = self._score(touched, sent, raw, everybody=started or step.closing)  # (m, ...)
             scored, moves, refolded = self._decide(scored, step)
             self.churn.count(moves)
             self.narrator.moved(moves, scored, events, slots)
@@ -208,7 +208,7 @@ class Pipeline:
         raw = self.features.rows(slots, self.users, self.clock.now_ms, peek=True)
         return self.publisher.encode(self.features.scale(raw))
 
-    def _score(self, touched: I32, raw: F32, everybody: bool) -> Scored:
+    def _score(self, touched: I32, sent: I64, raw: F32, everybody: bool) -> Scored:
         """The users this step scores: the touched ones and silent ones whose windows moved."""
         if not self.warmup.done:
             return Scored.none(self.features.d, self.publisher.d_out, self.segmenter.k)
@@ -217,16 +217,16 @@ class Pipeline:
         untold = np.setdiff1d(untold, touched)
         silent = np.union1d(silent, untold)
         raw = np.concatenate([raw, self._raw(silent)])  # (m, d)
-        return self._scored(np.concatenate([touched, silent]), len(touched), raw)
+        return self._scored(np.concatenate([touched, silent]), len(touched), raw, sent)
 
     def _raw(self, slots: I32) -> F32:
         return self.features.rows(slots, self.users, self.clock.now_ms)
 
-    def _scored(self, slots: I32, touched: int, raw: F32) -> Scored:
+    def _scored(self, slots: I32, touched: int, raw: F32, sent: I64 | None = None) -> Scored:
         x = self.features.scale(raw)  # (m, d)
         z = self.publisher.encode(x)  # (m, d) -> (m, e)
         nearest, distances = self.segmenter.score(z)  # (m,), (m, k)
-        return Scored(slots, touched, raw, x, z, nearest, distances, self.segmenter.centres)
+        return Scored(slots, touched, raw, x, z, nearest, distances, self.segmenter.centres, sent)
 
     def _decide(self, scored: Scored, step: Step) -> tuple[Scored, Moves, bool]:
         """Who is where from now on, and what people are told; whoever must be told with them is scored too."""

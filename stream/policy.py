@@ -19,9 +19,10 @@ dimensions, the noise or the unit. (The relative difference of the distances shr
               (1 + `patience` r)^2 times; one is forgotten per `patience_ms`. Who swings to and fro is left in peace
     dwell     and the user must have been in its segment for `dwell_ms`
 
-A silent re-scoring (rows >= `scored.touched`) counts by the stream time since the user was scored before, one
-scoring's worth per `silence_ms`: a user who falls silent sends no event and would otherwise never drift out of
-"frequent buyers"; looking more often confirms nothing sooner.
+A scoring counts once for each event it saw, up to `confirmations`: one look after a visit is as good as a look after
+each of its clicks, so large steps do not make users stay. A silent re-scoring (rows >= `scored.touched`) counts by
+the stream time since the user was scored before, one scoring's worth per `silence_ms`: a user who falls silent sends
+no event and would otherwise never drift out of "frequent buyers"; looking more often confirms nothing sooner.
 
 All of it is sums, products and quotients: the same on every machine. One confirmation and no margin is the plain
 nearest centre. Evidence is against the own centre: a rival that comes nearer than the one before takes it over.
@@ -63,7 +64,7 @@ class Policy:
         rows = np.flatnonzero(rival >= 0)  # (r,) everybody else is where it belongs
         slot, theirs = slots[rows], rival[rows]
         over = (lead(scored, rows, current[rows], theirs) - config.margin) / config.clear_lead  # (r,)
-        gained = np.clip(over, -1.0, 1.0) * self._weight(scored.touched, rows, elapsed_ms)
+        gained = np.clip(over, -1.0, 1.0) * self._weight(scored, rows, elapsed_ms)
         evidence = faded(self._evidence[slot], elapsed_ms[rows], config.smoothing_ms) + gained
         needed = self._needed(slot)
         sure = (evidence > needed) | (config.confirmations == 1)
@@ -113,11 +114,14 @@ class Policy:
         rival = np.where(scored.nearest != current, scored.nearest, self._rival[scored.slots])
         return np.where((current < 0) | (rival == current), -1, rival).astype(np.int32)
 
-    def _weight(self, touched: int, rows: I64, elapsed_ms: F64) -> F64:
-        """(r,) what a scoring counts: 1 with an event, else the stream time since the one before."""
-        silence_ms = self._config.silence_ms
-        waited = np.minimum(elapsed_ms[rows] / silence_ms, 1.0) if silence_ms else np.ones(len(rows))
-        return np.where(rows < touched, 1.0, waited)
+    def _weight(self, scored: Scored, rows: I64, elapsed_ms: F64) -> F64:
+        """(r,) what a scoring counts: as many looks as there were events, but no more than are needed to confirm;
+        without one, the stream time since the look before."""
+        silence_ms, most = self._config.silence_ms, self._config.confirmations
+        weight = np.minimum(elapsed_ms[rows] / silence_ms, 1.0) if silence_ms else np.ones(len(rows))
+        seen = rows < scored.touched
+        weight[seen] = 1.0 if scored.events is None else np.minimum(scored.events[rows[seen]], most)
+        return weight
 
     def _needed(self, slots: I32) -> F64:
         """(r,) evidence beyond which these users move."""

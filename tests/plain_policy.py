@@ -19,7 +19,7 @@ class PlainUser:
         self.config, self.at, self.since_ms, self.seen_ms = config, at, now_ms, now_ms
         self.rival, self.evidence, self.restless = -1, 0.0, 0.0
 
-    def decide(self, distances, centres, now_ms, touched=True):
+    def decide(self, distances, centres, now_ms, touched=True, events=1):
         """True where the user moves; then `at` is where to."""
         config, elapsed_ms = self.config, now_ms - self.seen_ms
         self.seen_ms = now_ms
@@ -31,7 +31,7 @@ class PlainUser:
             return False
         over = (self._lead(distances, centres, rival) - config.margin) / config.clear_lead
         waited = min(elapsed_ms / config.silence_ms, 1.0) if config.silence_ms else 1.0
-        gained = max(-1.0, min(1.0, over)) * (1.0 if touched else waited)
+        gained = max(-1.0, min(1.0, over)) * (min(events, config.confirmations) if touched else waited)
         evidence = self._faded(self.evidence, elapsed_ms, config.smoothing_ms) + gained
         tired = 1.0 + config.patience * self.restless
         needed = (config.confirmations - 1) * tired * tired

@@ -17,13 +17,13 @@ LINE = np.array([[0.0], [10.0], [20.0]])
 PLAIN = {"margin": 0.0, "clear_lead": 0.01, "confirmations": 1, "smoothing_ms": 0, "patience": 0.0}
 
 
-def shown(slots, points, centres, touched=None):
+def shown(slots, points, centres, touched=None, events=None):
     """What a step scored, as far as the policy reads it."""
     points = np.asarray(points, np.float64).reshape(len(slots), centres.shape[1])
     nearest, distances = score(points, centres)
     none = np.empty((0, 0), np.float32)
     t = len(slots) if touched is None else touched
-    return Scored(np.asarray(slots, np.int32), t, none, none, none, nearest, distances, centres)
+    return Scored(np.asarray(slots, np.int32), t, none, none, none, nearest, distances, centres, events)
 
 
 class Table:
@@ -33,9 +33,9 @@ class Table:
         self.policy, self.centres = Policy(config, users), centres
         self.centre, self.since_ms = np.full(users, -1, np.int32), np.zeros(users, np.int64)
 
-    def look(self, slots, points, now_ms=0, touched=None):
+    def look(self, slots, points, now_ms=0, touched=None, events=None):
         """The slots that changed."""
-        rows = shown(slots, points, self.centres, touched)
+        rows = shown(slots, points, self.centres, touched, events)
         before = self.centre[rows.slots]
         after = self.policy.decide(rows, before, self.since_ms[rows.slots], now_ms)
         changed = rows.slots[after != before]
@@ -259,6 +259,35 @@ def test_the_columns_decide_what_a_loop_over_users_decides(config, looks):
             elif users[slot].decide(distances[i], PLANE, now_ms, i < touched):
                 wanted.append((slot, users[slot].at))
         assert changes == wanted
+
+
+@given(CONFIGS, st.lists(st.tuples(POINT, st.integers(1, 9)), min_size=2, max_size=30))
+@settings(max_examples=100, deadline=None)
+def test_a_look_counts_once_for_each_event_it_saw(config, looks):
+    """Up to as many as it takes to confirm; against plain Python."""
+    table = Table(config, 1, PLANE)
+    user = None
+    for now_ms, (point, events) in enumerate(looks, 1):
+        changed = table.look([0], [point], now_ms, events=np.array([events]))
+        _, distances = score(np.reshape([point], (-1, 2)), PLANE)
+        if user is None:
+            user = PlainUser(config, int(distances[0].argmin()), now_ms)
+        else:
+            assert bool(changed) == user.decide(distances[0], PLANE, now_ms, events=events)
+        assert table.centre[0] == user.at
+
+
+def test_a_visit_seen_as_a_whole_is_a_clear_move():
+    """Three clicks in one step, the row clearly with others: it moves; after one click it waits."""
+    for events, moved in ((1, 0), (2, 0), (3, 1), (30, 1)):
+        assert (
+            len(
+                at(0.0, confirmations=3, margin=0.15, clear_lead=0.5).look(
+                    [0], [10.0], DAY, events=np.array([events])
+                )
+            )
+            == moved
+        )
 
 
 @given(CONFIGS, LOOKS)

@@ -63,7 +63,8 @@ def _bare(scored: Scored) -> Scored:
     """Only what a policy reads."""
     none = np.empty((0, 0), np.float32)
     centres = None if scored.centres is None else scored.centres.copy()
-    return Scored(scored.slots, scored.touched, none, none, none, scored.nearest, scored.distances, centres)
+    looks = scored.nearest, scored.distances, centres, scored.events
+    return Scored(scored.slots, scored.touched, none, none, none, *looks)
 
 
 def recorded(config: Config, batches: Iterator[Records]) -> tuple[list[Look], Pipeline]:
