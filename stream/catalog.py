@@ -226,6 +226,7 @@ class Catalog:
             "rows": self._rows.copy(),
             "rows_since": self._rows_since,
             "refreshed_ms": self._refreshed_ms,
+            "hidden": np.array(sorted(self.hidden), np.int64),
             "ids": self._ids.copy(),
             "sizes": self._sizes.copy(),
             "young": self._young.copy(),
@@ -236,6 +237,7 @@ class Catalog:
             getattr(self, name).restore(state[name])
         self._rows, self._rows_since = state["rows"].copy(), int(state["rows_since"])
         self._refreshed_ms = int(state["refreshed_ms"])
+        self.hidden = frozenset(state["hidden"].tolist())
         self._ids, self._sizes = state["ids"].copy(), state["sizes"].copy()
         self._young = state["young"].copy()
         self._relate()

@@ -56,7 +56,7 @@ from .privacy.ledger import Told as Size
 from .privacy.pseudonyms import Pseudonyms, without_values
 from .privacy.published import fact as published_fact
 from .privacy.published import nameless, profiles
-from .segment_values import lineage_value, noisy_value, profile_value
+from .segment_values import UNTOLD, lineage_value, noisy_value, profile_value
 from .users import Users
 from .values import Otherwise, Told, Value, causes, change_values, member_value, rfc3339, user_key
 
@@ -153,12 +153,14 @@ class Narrator:
         p = self._pipeline
         if len(scored.slots):
             verdict = p.attribution.judge(moves, scored, p.publisher, p.segmenter, p.features)
-            held = p.membership.pins.explains(moves.slot, moves.after) & ~moves.remapped()
+            m = p.membership
+            held = m.pins.explains(moves.slot, moves.after, m.ids, m.public) & ~moves.remapped()
             verdict = verdict.by_operator(held)
             found = p.counterfactuals.find(
                 moves, scored, p.catalog, p.membership, p.features, p.publisher, p.segmenter, p.clock.now_ms
             )
-            otherwise = Otherwise(found, p.counterfactuals.horizons, p.membership.ids.tolist())
+            found = {i: one for i, one in found.items() if not held[i]}
+            otherwise = Otherwise(found, p.counterfactuals.horizons, m.public.tolist())
             self._tell(moves, verdict, scored, *causes(moves, events, slots), otherwise)
 
     def profiles(self, force: bool) -> None:
@@ -166,7 +168,7 @@ class Narrator:
         p = self._pipeline
         if not p.membership.ids.any():
             return
-        p.catalog.watch(p.membership.ids, p.membership.counts(), p.clock.now_ms)
+        p.catalog.watch(p.membership.ids, p.membership.published(), p.clock.now_ms)
         if not (force or p.catalog.due):
             return
         before = list(p.catalog.segment_names)  # "" where a segment has just begun
@@ -175,9 +177,7 @@ class Narrator:
             p.membership.ids, p.membership.published(), p.clock.now_ms, p.membership.centre
         )
         self._turnover = p.churn.take(p.clock.now_ms)  # (k,)
-        if p.membership.floor is not None:
-            public = dict(zip(p.membership.ids.tolist(), p.membership.public.tolist(), strict=True))
-            self._profiles = profiles(p.membership.floor, self._profiles, p.catalog.hidden, public)
+        self._profiles = self.shown(self._profiles)
         if p.ledger is not None:
             moment = f"{p.chain.manifest_hash}:{p.chain.epoch}:{self._current.number}".encode()
             sizes = {profile.segment_id: profile.size for profile in self._profiles}
@@ -188,6 +188,18 @@ class Narrator:
                 self._lineage.append(
                     (p.membership.identities.renamed(profile.segment_id, p.clock.now_ms), was)
                 )
+
+    def shown(self, found: list[Profile]) -> list[Profile]:
+        """What may be told of these segments, of those that are published under their own id. Reads only."""
+        m = self._pipeline.membership
+        if m.floor is None:
+            return found
+        return profiles(m.floor, found, self._pipeline.catalog.hidden, self._public())
+
+    def _public(self) -> dict[int, int]:
+        """Segment id -> the id it is published under; 0: under none."""
+        m = self._pipeline.membership
+        return dict(zip(m.ids.tolist(), m.public.tolist(), strict=True))
 
     def answered(self, told: Told) -> None:
         """Changes that a command made."""
@@ -252,7 +264,7 @@ class Narrator:
         m = self._pipeline.membership
         if m.floor is None:
             return one if self._pipeline.ledger is None else replace(one, overlap=(), people=0)
-        public = dict(zip(m.ids.tolist(), m.public.tolist(), strict=True))
+        public = self._public()
         for later, _ in reversed(self._lineage):  # who was given up goes by its heir's
             for old, new in later.remap:
                 public.setdefault(old, public.get(new, new))
@@ -278,9 +290,12 @@ class Narrator:
         turnover = turnover or p.churn.of(profile.centre)
         hidden = profile.segment_id in p.catalog.hidden
         shares = None if hidden else p.lifecycle.shares(profile.centre)
-        return profile_value(
+        value = profile_value(
             profile, turnover, shares, self._pseudonyms(profile), self._model(), p.clock.now_ms
         )
+        if p.membership.floor is not None:  # users come and go with segments that are folded, too
+            value["churn"] = None
+        return value | UNTOLD if hidden else value
 
     def _pseudonyms(self, profile: Profile) -> list[str]:
         """Names of a segment's exemplars for its profile."""

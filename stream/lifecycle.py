@@ -123,6 +123,12 @@ class Lifecycle:
         have[1:] = self._bins[:, slots]
         return have
 
+    def merge(self, source: int, into: int) -> None:
+        """What user `source` did counts for user `into`; a day on which both did something counts twice."""
+        self._day[into] = max(self._day[source], self._day[into])
+        self._days[into] = min(int(self._days[source]) + int(self._days[into]), _DAYS_MAX)
+        self._bins[:, into] = np.maximum(self._bins[:, source], self._bins[:, into])
+
     def clear(self, slots: I32) -> None:
         """Forget these users."""
         self._day[slots], self._days[slots] = 0, 0

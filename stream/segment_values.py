@@ -14,6 +14,9 @@ from .vitals import Vital
 
 Value = dict[str, Any]
 
+UNTOLD: Value = dict.fromkeys(("rows", "trend", "lifecycle", "churn", "cohesion"))
+"""What would give away the true size of a segment where that is not to be known."""
+
 EXEMPLAR_TRAITS_MAX = 3
 
 
@@ -104,5 +107,4 @@ def _vital_value(vital: Vital) -> Value:
 def noisy_value(told: Told) -> Value:
     """What takes the place of the true size, and of what would give it away."""
     share = None if told.share is None else six(told.share)
-    hidden = {"rows": None, "trend": None, "lifecycle": None, "churn": None}
-    return {"size": told.size, "share": share, "size_as_of": told.as_of_ms, **hidden}
+    return {"size": told.size, "share": share, "size_as_of": told.as_of_ms, **UNTOLD}

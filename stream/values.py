@@ -201,15 +201,14 @@ def _explanations(told: Told, catalog: Catalog) -> Iterator[Value | None]:
     if scored is None:
         yield from [None] * len(moves)
         return
-    found = explain(
-        catalog, scored.raw[moves.row], scored.x[moves.row], moves.centre_before, moves.centre_after
-    )
+    unknown = (moves.before == 0) | np.isin(moves.before, list(catalog.hidden))
+    before = np.where(unknown, -1, moves.centre_before).astype(np.int32)
+    found = explain(catalog, scored.raw[moves.row], scored.x[moves.row], before, moves.centre_after)
     names = (*catalog.features, INTEREST)
     silent = np.isin(moves.after, list(catalog.hidden))
     shown = np.where(catalog.interest[found.column], len(catalog.features), found.column)
     table = _rows(silent, shown, *map(rounded, found.numbers()))
-    firsts = (moves.before == 0).tolist()
-    for i, ((hides, *row), first) in enumerate(zip(table, firsts, strict=True)):
+    for i, ((hides, *row), first) in enumerate(zip(table, unknown.tolist(), strict=True)):
         yield {
             "features": [
                 {
@@ -234,6 +233,8 @@ def _counterfactual(told: Told, i: int, catalog: Catalog) -> Value | None:
         return None
     horizons, outcome = told.otherwise.horizons, told.otherwise.ids[found.centre]
     stays = bool(told.moves.before[i])
+    if outcome in (0, int(told.moves.after[i]), *catalog.hidden):
+        return None  # not to be named, or no other to people
     return {
         "text": text(found.edits, horizons, stays, catalog.names()[outcome]),
         "edits": [

@@ -44,6 +44,7 @@ class Where:
     url: str | None
     input_path: str | None
     output: str | None
+    control: str | None
     until: str | None
     snapshot: bool
 
@@ -60,12 +61,13 @@ def _located(body: Callable[..., None]) -> Callable[..., None]:
         url: str | None,
         input_path: str | None,
         output: str | None,
+        control: str | None,
         until: str | None,
         snapshot: bool,
         **rest: Any,
     ) -> None:
-        where = Where(config_path, overrides, url, input_path, output, until, snapshot)
-        if url is not None and (input_path or output or until or snapshot):
+        where = Where(config_path, overrides, url, input_path, output, control, until, snapshot)
+        if url is not None and (input_path or output or control or until or snapshot):
             raise ConfigError("--url asks an engine for its present state: leave the other sources out")
         body(where=where, **rest)
 
@@ -74,6 +76,7 @@ def _located(body: Callable[..., None]) -> Callable[..., None]:
         as_json,
         click.option("--snapshot", is_flag=True, help="The newest snapshot as it is; compute nothing again."),
         click.option("--until", metavar="STEP|TIME", help="As of an earlier step, or stream time."),
+        click.option("--control", help="The file of commands the run read."),
         click.option("--output", help="The folder the run wrote."),
         click.option("--input", "input_path", help="The file the run read. Leave out for Kafka."),
         click.option("--url", help="A running engine, as http://127.0.0.1:9108"),
@@ -149,7 +152,7 @@ def _check(where: Where, key: str, from_scratch: bool) -> Any:
     from ..wiring import build_pipeline
 
     config = where.config()
-    ports = opened(config, where.input_path, where.output)
+    ports = opened(config, where.input_path, where.output, where.control)
     patience_s = 0.0 if where.output else KAFKA_PATIENCE_S
     with closing(ports[0]), closing(ports[1]), progress("checked") as told:
         return check_user(config, ports, partial(build_pipeline, config), key, from_scratch, patience_s, told)
@@ -200,7 +203,7 @@ def lineage(where: Where, as_json: bool) -> None:
     if where.url:
         facts = list(reversed((ask(where.url, "lineage") or {"lineage": []})["lineage"]))
     else:
-        ports = opened(where.config(), where.input_path, where.output)
+        ports = opened(where.config(), where.input_path, where.output, where.control)
         with closing(ports[0]), closing(ports[1]):
             facts = published(ports[1])
     if as_json:
@@ -243,7 +246,7 @@ def _reading(where: Where, needed: bool) -> Iterator[tuple[Pipeline | None, Port
     from ..wiring import build_pipeline
 
     config = where.config()
-    ports = opened(config, where.input_path, where.output)
+    ports = opened(config, where.input_path, where.output, where.control)
     fresh = partial(build_pipeline, config)
     with closing(ports[0]), closing(ports[1]):
         if where.snapshot or (where.output and not where.input_path):

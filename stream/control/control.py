@@ -190,6 +190,7 @@ class Control:
             return
         slots = np.array([slot], np.int32)
         moves = house.membership.leave(slots, step.number)
+        house.churn.count(moves)
         if len(moves):
             model = {**house.versions(), "config": house.config_hash}
             cause, time_ms = np.array([row], np.int64), np.zeros(1, np.int64)

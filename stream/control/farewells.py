@@ -62,6 +62,7 @@ class Farewells:
         if house.membership.pins.of(slot).any():
             farewell.erased.append("pin")
         moves = house.membership.leave(slot, step.number)
+        house.churn.count(moves)
         if len(moves):
             farewell.moves = moves
             farewell.erased.append("membership")

@@ -7,9 +7,11 @@ from typing import Protocol
 
 from ..attribution import Attribution
 from ..catalog import Catalog
+from ..churn import Churn
 from ..clock import Clock
 from ..events import I32
 from ..features import Features
+from ..lifecycle import Lifecycle
 from ..lineage import Lineage
 from ..membership import Membership
 from ..users import Users
@@ -35,6 +37,8 @@ class House(Protocol):
     membership: Membership
     attribution: Attribution
     catalog: Catalog
+    churn: Churn
+    lifecycle: Lifecycle
 
     @property
     def narrator(self) -> Teller: ...

@@ -86,10 +86,13 @@ class Pins:
         wanted = np.array([told.get(one, 0) for one in segments.tolist()], np.int64)
         return slots[(wanted > 0) & (segment[slots] != wanted)]
 
-    def explains(self, slots: I32, after: I64) -> Bool:
-        """(m,) which users went to `after` because they are held there."""
+    def explains(self, slots: I32, after: I64, ids: I64, public: I64) -> Bool:
+        """(m,) which users went to `after` because they are held there, under the id that is published."""
         held = self.of(slots)
-        return (held > 0) & (held == after)
+        if not held.any():
+            return held > 0
+        told = dict(zip(ids.tolist(), public.tolist(), strict=True))
+        return (held > 0) & (np.array([told.get(one, -1) for one in held.tolist()]) == after)
 
     def snapshot(self) -> State:
         slots, segments = self._sorted()

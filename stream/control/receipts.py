@@ -39,7 +39,7 @@ def receipt(
 def erased_values(told: Erased, values: Iterable[Value]) -> Iterator[Value]:
     """What `change_values` made of them, with the transition that is meant and the receipts."""
     for value, proof in zip(values, told.receipts, strict=True):
-        yield {**value, "transition": ERASED, "confidence": None, "receipt": proof}
+        yield {**value, "transition": ERASED, "confidence": None, "lifecycle": None, "receipt": proof}
 
 
 def nowhere(step_number: int) -> Moves:

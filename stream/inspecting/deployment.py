@@ -25,10 +25,10 @@ from ..snapshots import NoStore
 Ports = tuple[Source, Sink, Store]
 
 
-def opened(config: Config, input_path: str | None, output: str | None) -> Ports:
+def opened(config: Config, input_path: str | None, output: str | None, control: str | None = None) -> Ports:
     """Raises ConfigError for a folder that is not there, and for an input without its output."""
     if output is None or input_path is not None:
-        return reading(config, input_path, output)
+        return reading(config, input_path, output, control)
     from ..wiring import file_ports
 
     if not Path(output).is_dir():

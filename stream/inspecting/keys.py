@@ -9,8 +9,7 @@ from ..values import user_key
 def published_key(typed: str, anonymous: bool) -> str:
     """The key in segment.changes. Typed is that key already, or with `anonymous` an anonymous id.
 
-    The one place where an id is mapped before anything is looked up: where keys are pseudonyms, it is here that
-    an id becomes one.
+    Where users are published under pseudonyms, the key is one: `shoal pseudonym` says which.
 
     >>> published_key("u1", False), published_key("anon:x", False), published_key("x", True)
     ('u1', 'anon:x', 'anon:x')

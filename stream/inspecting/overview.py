@@ -47,7 +47,8 @@ def _live(pipeline: Pipeline, sizes: Mapping[int, int]) -> list[int]:
 
 def _profile(pipeline: Pipeline, centre: int, sizes: Mapping[int, int]) -> Value:
     """As of now: means move with every step, sizes with every change; the catalog tells them now and then."""
-    value = pipeline.narrator.described(pipeline.catalog.profile(centre, pipeline.membership.centre))
+    found = pipeline.narrator.shown([pipeline.catalog.profile(centre, pipeline.membership.centre)])
+    value = pipeline.narrator.described(found[0])
     segment_id = int(pipeline.membership.ids[centre])
     name = value["name"] or pipeline.catalog.names()[segment_id]
     share = six(sizes[segment_id] / (sum(sizes.values()) or 1))

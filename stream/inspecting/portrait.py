@@ -119,9 +119,9 @@ def _named(pipeline: Pipeline, centre: int) -> Value:
 
 
 def _shown(pipeline: Pipeline) -> I64:
-    """Centres whose segment is published under its own id."""
-    ids = pipeline.membership.ids
-    return np.flatnonzero((ids > 0) & (pipeline.membership.public == ids))
+    """Centres whose segment is published under its own id, with its profile."""
+    ids, hidden = pipeline.membership.ids, list(pipeline.catalog.hidden)
+    return np.flatnonzero((ids > 0) & (pipeline.membership.public == ids) & ~np.isin(ids, hidden))
 
 
 def _segment(pipeline: Pipeline, sight: Sight) -> Value | None:
@@ -143,7 +143,10 @@ def _segment(pipeline: Pipeline, sight: Sight) -> Value | None:
 def _pending(pipeline: Pipeline, sight: Sight) -> Value | None:
     """The move that is being confirmed, and how far that has come."""
     centre, share = pipeline.membership.policy.waiting(sight.slot)
-    return None if centre < 0 else {**_named(pipeline, centre), "confirmed": six(share)}
+    told = int(pipeline.membership.segment[sight.slot])
+    if centre < 0 or int(pipeline.membership.public[centre]) in (0, told):
+        return None
+    return {**_named(pipeline, centre), "confirmed": six(share)}
 
 
 def _confidence(pipeline: Pipeline, sight: Sight) -> Value | None:
@@ -196,7 +199,7 @@ def _quantities(pipeline: Pipeline, sight: Sight) -> list[Value]:
     z = np.where(
         useful, (sight.x[0] - catalog.scaled.population_mean) / np.where(useful, deviation, 1.0), 0.0
     )
-    known = sight.centre >= 0
+    known = sight.centre in _shown(pipeline)
     means = catalog.raw.of(sight.centre) if known else catalog.raw.population_mean
     columns = [rounded(column).tolist() for column in (sight.raw[0], means, catalog.raw.population_mean, z)]
     found: dict[int, list[Value]] = {}
@@ -247,6 +250,8 @@ def _interest(pipeline: Pipeline, sight: Sight) -> Value | None:
 def _explained(pipeline: Pipeline, sight: Sight, before: int) -> Value:
     """What makes its segment fit better than the one of centre `before` (-1: than everybody)."""
     catalog = pipeline.catalog
+    if not np.isin([c for c in (before, sight.centre) if c >= 0], _shown(pipeline)).all():
+        return {"features": []}
     centres = np.array([before], np.int32), np.array([sight.centre], np.int32)
     found = explain(catalog, sight.raw, sight.x, *centres)
     names = (*catalog.features, INTEREST)

@@ -84,9 +84,8 @@ def lineage(facts: Sequence[Value]) -> str:
         parents = " and ".join(str(p) for p in fact["parents"] if p != fact["segment_id"])
         before = f" (before: {fact['previous_name']})" if fact.get("previous_name") else ""
         out_of = f" {'took over' if fact['kind'] == 'merge' else 'out of'} {parents}" if parents else ""
-        lines.append(
-            f"{_when(fact['decided_time'])}  {fact['kind']:<7} {fact['segment_id']:>5} {fact['name']}{out_of}{before}"
-        )
+        what = f"{fact['kind']:<8} {fact['segment_id'] or '':>5} {fact['name'] or ''}{out_of}{before}"
+        lines.append(f"{_when(fact['decided_time'])}  {what.rstrip()}")
     return "\n".join(lines) or "No segment has come to be yet."
 
 

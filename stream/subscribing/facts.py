@@ -88,8 +88,8 @@ class Lineage(msgspec.Struct, frozen=True):
 
     lineage_id: int
     kind: str
-    segment_id: int
-    name: str
+    segment_id: int | None  # None: about all segments
+    name: str | None
     parents: tuple[int, ...] = ()
     remap: tuple[tuple[int, int], ...] = ()  # (old segment id, new segment id)
     decided_ms: int = 0

@@ -90,8 +90,8 @@ class _Remap(msgspec.Struct, rename={"old": "from", "new": "to"}):
 class _LineageValue(msgspec.Struct):
     lineage_id: int
     kind: str
-    segment_id: int
-    name: str
+    segment_id: int | None
+    name: str | None
     parents: tuple[int, ...]
     remap: tuple[_Remap, ...]
     decided_time: int

@@ -162,6 +162,8 @@ def _lineage(api: Api) -> str:
 def _fact(fact: Value) -> str:
     """`split: 9 (night owls) out of 3`."""
     parents = " and ".join(str(p) for p in fact["parents"] if p != fact["segment_id"])
+    if fact["segment_id"] is None:  # about all segments
+        return str(fact["kind"])
     said = f"{fact['kind']}: {fact['segment_id']} ({fact['name']})"
     if fact.get("previous_name"):
         said += f", before: {fact['previous_name']}"

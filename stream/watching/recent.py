@@ -67,7 +67,8 @@ class Recent:
             for record in output.records:
                 if record.topic == CHANGES and record.key is not None and record.value is not None:
                     self._changes.pop(record.key, None)
-                    self._changes[record.key] = record.value
+                    if not _erased(record.value):
+                        self._changes[record.key] = record.value
                 elif record.topic == LINEAGE and record.value is not None:
                     self._lineage.append(record.value)
             while len(self._changes) > self._changes_max:
@@ -124,3 +125,8 @@ class Recent:
         """Users of a segment over time, oldest first; 0 before it came to be."""
         with self._lock:
             return [sizes.get(segment_id, 0) for _, sizes in self._sizes]
+
+
+def _erased(change: bytes) -> bool:
+    """Of somebody who was erased nothing is remembered, the erasure included."""
+    return b'"erased"' in change and orjson.loads(change)["transition"] == "erased"

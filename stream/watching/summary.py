@@ -107,8 +107,9 @@ def _segments(pipeline: Pipeline, sizes: Mapping[int, int]) -> list[Segment]:
     for centre in range(pipeline.membership.k):
         segment_id = int(pipeline.membership.ids[centre])
         if segment_id in sizes:  # not where it is folded into another one
-            users, profile = sizes[segment_id], pipeline.catalog.profile(centre)
-            life = life_words(profile.vital, pipeline.lifecycle.shares(centre)["stage"])
+            users, (profile,) = sizes[segment_id], pipeline.narrator.shown([pipeline.catalog.profile(centre)])
+            hidden = segment_id in pipeline.catalog.hidden
+            life = "" if hidden else life_words(profile.vital, pipeline.lifecycle.shares(centre)["stage"])
             traits = tuple(_traits(profile))
             tastes = tuple(f"{taste.label} ({taste.lift:.1f} x)" for taste in profile.takes_to)
             names = dict(profile.names)
