@@ -33,14 +33,14 @@ STAY_EVENTS = 20
 
 PROFILE = np.array(
     [
-        0.0, 0.0157, 0.0219, 0.029, 0.0391, 0.0539, 0.0757, 0.1086, 0.1394, 0.1847, 0.2394, 0.2978, 0.3532,
-        0.4177, 0.4868, 0.5599, 0.6232, 0.7067, 0.7808, 0.8673, 1.0,
+        0.0, 0.0025, 0.0119, 0.0376, 0.0651, 0.0955, 0.1404, 0.1983, 0.2589, 0.3343, 0.4039, 0.4869, 0.5595,
+        0.6216, 0.6795, 0.7379, 0.7906, 0.8373, 0.8905, 0.9357, 1.0,
     ]
 )  # fmt: skip
 """Share of the risk that is over after 0, 1 ... STAY_EVENTS events."""
 PRIOR = {
-    "one": 0.7422, "seen": -0.4526, "margin": -6.7452, "margin squared": -0.2791, "first": -0.9881,
-    "first seen": 0.0273, "first margin": 4.8268, "many": -0.241, "many seen": -0.0931, "many margin": 1.314,
+    "one": 1.6268, "seen": -0.6435, "margin": -3.1814, "margin squared": -1.3192, "first": -1.0682,
+    "first seen": 0.3445, "first margin": 1.9736, "many": -0.0918, "many seen": -0.0353, "many margin": 1.2438,
 }  # fmt: skip
 """ln H = the sum of these times what `_prior_terms` makes of a placement."""
 
