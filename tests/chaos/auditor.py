@@ -169,7 +169,7 @@ class Auditor:
     def _see_lineage(self, seen: Seen) -> None:
         self._see_once(seen)
         body = json.loads(seen.value or b"")
-        if body["kind"] == "birth":
+        if body["kind"] in ("birth", "split"):  # the two ways for an id to begin
             if body["segment_id"] in self._born:
                 self.fail("lineage", f"{_place(seen)}: segment {body['segment_id']} is born again")
             self._born.add(body["segment_id"])
