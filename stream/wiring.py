@@ -15,10 +15,11 @@ from .config import Config, Kafka
 from .engine import Engine
 from .forked import ForkedStore
 from .pipeline import Pipeline
-from .ports import ConfigError, Observer, Phase, Probe, Sink, Source, Store, no_probe
+from .ports import ConfigError, Observer, Phase, Probe, Publisher, Segmenter, Sink, Source, Store, no_probe
 from .snapshots import DirectoryStore, NoStore
 
 if TYPE_CHECKING:
+    from .features import Features
     from .kafka.producer import PythonClient
     from .kafka.source import KafkaSource
     from .librdkafka.producer import LibrdkafkaClient
@@ -38,20 +39,24 @@ def one_thread() -> None:
 
 
 def build_pipeline(config: Config, probe: Probe = no_probe) -> Pipeline:
+    from .privacy.keyfile import pseudonyms
+
+    return Pipeline(config, *pipeline_parts(config), probe, secrets.randbits(62), pseudonyms(config))
+
+
+def pipeline_parts(config: Config, features: Features | None = None) -> tuple[Features, Publisher, Segmenter]:
+    """What a pipeline is made of, each part as wide as the one before it says; `features` instead of the real ones."""
     from ..encoders import make_publisher
     from .features import Features
-    from .privacy.keyfile import pseudonyms
     from .segmenter import make_segmenter
 
     if config.encoder.kind == "autoencoder":
         from ..encoders.autoencoder import one_thread as one_torch_thread
 
         one_torch_thread()
-    features = Features(config.features)
+    features = features or Features(config.features)
     publisher = make_publisher(config.encoder, features.d)
-    segmenter = make_segmenter(config.segmenter, publisher.d_out)
-    salt = secrets.randbits(62)
-    return Pipeline(config, features, publisher, segmenter, probe, salt, pseudonyms(config))
+    return features, publisher, make_segmenter(config.segmenter, publisher.d_out)
 
 
 def build_store(config: Config) -> Store:

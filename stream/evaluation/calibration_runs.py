@@ -12,13 +12,11 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from ...encoders import make_publisher
 from ..confidence import STAY_EVENTS, confidence
 from ..config import Config
 from ..events import F64, I64, Bool, Step
-from ..features import Features
 from ..pipeline import Pipeline
-from ..segmenter import make_segmenter
+from ..wiring import pipeline_parts
 
 NEVER = np.iinfo(np.int64).max
 
@@ -53,9 +51,7 @@ class Placements:
 
 def placements(config: Config, steps: Iterator[Step]) -> Placements:
     """Run the pipeline over the steps. Nobody may leave: `features.keep_ms` and `users_max` are large enough."""
-    features = Features(config.features)
-    publisher = make_publisher(config.encoder, features.d)
-    pipeline = Pipeline(config, features, publisher, make_segmenter(config.segmenter, publisher.d_out))
+    pipeline = Pipeline(config, *pipeline_parts(config))
     columns: list[tuple[F64, ...]] = []
     for step in steps:
         pipeline.step(step)

@@ -15,18 +15,16 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ...encoders import make_publisher
 from ..config import Config
 from ..events import I32, I64, Range, Records, Scored, Step
-from ..features import Features
 from ..lineage import Lineage
 from ..membership import Membership, Moves
 from ..pipeline import Pipeline
 from ..ports import Intervention
-from ..segmenter import make_segmenter
 from ..simulation.population import Settings, Span
 from ..simulation.simulator import Simulator
 from ..sources import FileSource
+from ..wiring import pipeline_parts
 from .flapping_play import Look, Scene, Truth
 
 USERS, EVENTS, DAYS = 250, 80_000, 56.0
@@ -69,11 +67,8 @@ def _bare(scored: Scored) -> Scored:
 
 def recorded(config: Config, batches: Iterator[Records]) -> tuple[list[Look], Pipeline]:
     """The pipeline over these records; the looks, and the pipeline as it is then."""
-    features = Features(config.features)
-    publisher = make_publisher(config.encoder, features.d)
-    segmenter = make_segmenter(config.segmenter, publisher.d_out)
-    pipeline = Pipeline(config, features, publisher, segmenter)
-    recorder = Recorder(config, segmenter.k)
+    pipeline = Pipeline(config, *pipeline_parts(config))
+    recorder = Recorder(config, pipeline.segmenter.k)
     pipeline.membership = recorder
     done = 0
     for number, records in enumerate(batches, start=1):

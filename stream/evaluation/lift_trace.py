@@ -10,13 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...encoders import make_publisher
 from ..config import Config
 from ..events import CHANNELS, I8, I32, I64, U64, Bool, Events, Step
 from ..features import Features
 from ..pipeline import Pipeline
-from ..segmenter import make_segmenter
 from ..sources import FileSource
+from ..wiring import pipeline_parts
 
 TAKEN_TO = ("view", "click", "play", "favorite", "like", "cart_add", "purchase")
 """Types by which a user turns to an item; an impression is the shop's choice, a refund the opposite."""
@@ -73,9 +72,7 @@ def trace(path: str, config: Config, step_records: int) -> Trace:
 
 def _tapped(config: Config) -> tuple[Tap, Pipeline]:
     tap = Tap(config.features)
-    publisher = make_publisher(config.encoder, tap.d)
-    segmenter = make_segmenter(config.segmenter, publisher.d_out)
-    tap.pipeline = Pipeline(config, tap, publisher, segmenter)
+    tap.pipeline = Pipeline(config, *pipeline_parts(config, tap))
     return tap, tap.pipeline
 
 

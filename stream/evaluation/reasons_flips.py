@@ -18,15 +18,13 @@ from typing import Any
 import numpy as np
 import orjson
 
-from ...encoders import make_publisher
 from ..config import Config
 from ..counterfactual import Counterfactual
 from ..events import CHANNELS, Step
-from ..features import Features
 from ..pipeline import Pipeline
-from ..segmenter import make_segmenter
 from ..values import user_key
 from ..windows import window_start_ms
+from ..wiring import pipeline_parts
 from .simulated import step_of
 
 Record = dict[str, Any]
@@ -116,9 +114,7 @@ def _judge(found: Flips, one: Claim, segment: int, tested: bool) -> None:
 
 
 def _pipeline(config: Config) -> Pipeline:
-    features = Features(config.features)
-    publisher = make_publisher(config.encoder, features.d)
-    return Pipeline(config, features, publisher, make_segmenter(config.segmenter, publisher.d_out))
+    return Pipeline(config, *pipeline_parts(config))
 
 
 def _segment(pipeline: Pipeline, user: str) -> int:

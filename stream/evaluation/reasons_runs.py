@@ -19,7 +19,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...encoders import make_publisher
 from ..attribution import ENCODER_PUBLISHED, SEGMENT_MOVED, USER_BEHAVIOR
 from ..confidence import confidence
 from ..config import Config
@@ -28,8 +27,8 @@ from ..features import Features
 from ..membership import MOVED, Moves
 from ..pipeline import Pipeline
 from ..ports import Publication
-from ..segmenter import make_segmenter
 from ..users import Users
+from ..wiring import pipeline_parts
 
 WALK, SOON = 20, 8
 """Scorings that a gradual walk takes; scorings after the end of a walk in which a move is due to it."""
@@ -94,9 +93,7 @@ class Experiment(Pipeline):
 
 def experiment(config: Config) -> tuple[Held, Experiment]:
     features = Held(config.features)
-    publisher = make_publisher(config.encoder, features.d)
-    segmenter = make_segmenter(config.segmenter, publisher.d_out)
-    return features, Experiment(config, features, publisher, segmenter)
+    return features, Experiment(config, *pipeline_parts(config, features))
 
 
 @dataclass(frozen=True, slots=True)
