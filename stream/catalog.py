@@ -177,7 +177,7 @@ class Catalog:
         self.vitals.watch(ids, sizes, now_ms)
 
     def refresh(self, ids: I64, sizes: I64, now_ms: int, centre_by_slot: I32) -> list[Profile]:
-        """Profiles of all segments as of `now_ms`, with names, vitals and hierarchy brought up to date.
+        """Profiles of all segments as of `now_ms`, which `watch` has seen; names and hierarchy are brought up to date.
 
         `ids`, `sizes` (k,) by centre; id 0: none. `centre_by_slot` says where every user is.
         """
@@ -185,7 +185,6 @@ class Catalog:
         self._young &= self._rows < _YOUNG_ROWS
         self._refreshed_ms = now_ms
         self.titles.refresh(ids)
-        self.vitals.watch(ids, sizes, now_ms)
         self.hierarchy.build(ids, sizes, self.scaled.known())
         self._relate()
         profiles = [self.profile(centre, centre_by_slot) for centre in np.flatnonzero(ids).tolist()]

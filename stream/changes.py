@@ -112,9 +112,7 @@ class Narrator:
         self._sizes: dict[int, Size] = {}  # by segment id, where sizes are noisy
         self._turnover: Sequence[Turnover] = ()
         self._given_up: list[int] = []  # segment ids
-        self._unpublished: frozenset[int] = (
-            frozenset()
-        )  # ids that ended in this step and nobody was ever told
+        self._unpublished: frozenset[int] = frozenset()  # ended in this step, and nobody was ever told
         self._told: list[Told] = []
         self._rejects: Sequence[Reject] = ()
         self._reasons: dict[str, int] = dict.fromkeys(KINDS, 0)

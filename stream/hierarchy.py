@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numba import njit
 
-from .events import F64, I32, I64
+from .events import F64, I64
 from .ports import Intervention, State
 
 LEVELS = (2, 4, 8, 16)
@@ -66,25 +66,6 @@ class Hierarchy:
                 self._means[one.centre] = self._means[one.out_of] if one.out_of >= 0 else middle
                 self._sizes[one.centre] = 0
         self._put(ids.copy(), self._sizes, self._means)
-
-    def fold(self, sizes: I64, floor: int) -> I32:
-        """(k,) the centre that each centre is published as, so that every published group has `floor` users.
-
-        `sizes` (k,) users per centre now. A segment of that size stands for itself. Smaller ones join, up the
-        tree, until a group reaches the floor; what is small beside groups that do joins the one it costs least
-        to join. A group is published as its largest member. -1: no segment, or all of them together are too few.
-
-        >>> tree = Hierarchy(3, 1)
-        >>> tree.build(np.array([1, 2, 3]), np.array([50, 4, 30]), np.array([[0.0], [9.0], [10.0]]))
-        >>> tree.fold(np.array([50, 4, 30]), 20).tolist()
-        [0, 2, 2]
-        """
-        out = np.full(self._k, -1, np.int32)
-        if len(self):
-            at = self._centres
-            leaves = _fold(self._merges, self._means[at], sizes[at].astype(np.int64), floor)  # (n,)
-            out[at] = np.where(leaves >= 0, at[np.maximum(leaves, 0)], -1)
-        return out
 
     def groups(self) -> dict[int, dict[str, str]]:
         """Segment id -> level -> its group there: the level and the smallest segment id in the group.
@@ -227,51 +208,3 @@ def _cheapest(means, weights):  # type: ignore[no-untyped-def]
         to[i] = np.inf
         out[i] = to.argmin()
     return out
-
-
-@njit(cache=True)
-def _fold(merges, means, sizes, floor):  # type: ignore[no-untyped-def]
-    """(n,) the leaf that stands for each leaf's group; -1 everywhere if all together are below the floor.
-
-    Going up the tree, a node is `short` while all its leaves are one group that is below the floor. A short
-    node joins with another short one; beside a node that is not, it joins one of that node's groups.
-    """
-    n = len(sizes)
-    m, w, total = means.copy(), np.maximum(sizes, 1).astype(np.float64), sizes.copy()  # by group
-    into = np.arange(n)  # leaf -> leaf of the same group, nearer its root; a root names itself
-    root = np.concatenate((np.arange(n), np.full(n - 1, -1)))  # by node: of its group, while it is short
-    short = np.concatenate((sizes < floor, np.zeros(n - 1, np.bool_)))
-    head = np.concatenate((np.arange(n), np.full(n - 1, -1)))  # by node: its first leaf, and its last
-    tail, behind = head.copy(), np.full(n, -1)
-    for i in range(n - 1):
-        a, b = merges[i]
-        if short[a] != short[b] or short[a]:
-            joins, stays = (a, b) if short[a] else (b, a)
-            p, q = root[joins], root[stays]
-            if not short[stays]:
-                q, least, leaf = -1, np.inf, head[stays]
-                while leaf >= 0:
-                    if into[leaf] == leaf:
-                        cost = _cost(m[p], w[p], m[leaf], w[leaf])
-                        if cost < least:
-                            q, least = leaf, cost
-                    leaf = behind[leaf]
-            for j in range(m.shape[1]):
-                m[q, j] = (w[p] * m[p, j] + w[q] * m[q, j]) / (w[p] + w[q])
-            w[q] += w[p]
-            total[q] += total[p]
-            into[p] = q
-            root[n + i] = q
-            short[n + i] = total[q] < floor
-        behind[tail[a]], head[n + i], tail[n + i] = head[b], head[a], tail[b]
-    if short[2 * n - 2]:
-        return np.full(n, -1)
-    largest, out = np.full(n, -1), np.empty(n, np.int64)
-    for leaf in range(n):
-        group = leaf
-        while into[group] != group:
-            group = into[group]
-        out[leaf] = group
-        if largest[group] < 0 or sizes[leaf] > sizes[largest[group]]:
-            largest[group] = leaf
-    return largest[out]

@@ -23,16 +23,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .events import I64, Bool
+from .events import I32, I64, Bool
 from .ports import Intervention, Share, State
 
 FREEZE, UNFREEZE = "freeze", "unfreeze"
 KINDS = ("birth", "split", "merge", "rename", "death")
-FOLD, UNFOLD = (
-    "fold",
-    "unfold",
-)  # of the privacy floor: no segment came to be or ended, so they are not counted
 """What happens to segments; FREEZE and UNFREEZE are about all of them."""
+FOLD, UNFOLD = "fold", "unfold"
+"""Of the privacy floor: no segment came to be or ended, so they are not counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +45,13 @@ class Lineage:
     remap: tuple[tuple[int, int], ...] = ()  # (old segment id, new segment id)
     overlap: tuple[Share, ...] = ()  # where its people are, or came from; the largest shares, 0: no segment
     people: int = 0  # how many were asked; 0: nobody
+
+
+def centres_of(ids: I64, wanted: I64) -> I32:
+    """(n,) the centre that stands for each segment `wanted` (n,), -1: none; `ids` (k,) of the centres."""
+    order = np.argsort(ids, kind="stable")
+    at = order[np.minimum(np.searchsorted(ids[order], wanted), len(ids) - 1)]
+    return np.where((wanted > 0) & (ids[at] == wanted), at, -1).astype(np.int32)
 
 
 class Identities:

@@ -29,7 +29,7 @@ from .config import Membership as MembershipConfig
 from .config import Privacy
 from .control.pins import Pins
 from .events import F64, I32, I64, Bool, Scored
-from .lineage import Identities, Lineage
+from .lineage import Identities, Lineage, centres_of
 from .policy import Policy
 from .ports import Intervention, State
 from .privacy.floor import Floor, Fold
@@ -54,6 +54,16 @@ class Moves:
     score: F64  # (m',) probability that it stays, see `Calibration`; 0 where it left
     events_seen: I64  # (m',) events this placement rests on; 0 where it left
     provisional: Bool  # (m',) fewer than PROVISIONAL_EVENTS events
+
+    @classmethod
+    def to_nowhere(cls, slot: I32, before: I64, centre: I32, before_since_ms: I64, sequence: I64) -> Moves:
+        """Users (m',) leave, each from its segment `before` at `centre`."""
+        n = len(slot)
+        none, flag = np.zeros(n, np.int64), np.zeros(n, np.bool_)
+        where = np.full(n, -1, np.int32)
+        zero = np.zeros(n)
+        since = before_since_ms, none
+        return cls(none - 1, slot, before, none, centre, where, *since, sequence, zero, zero, none, flag)
 
     def __len__(self) -> int:
         return len(self.slot)
@@ -139,11 +149,8 @@ class Membership:
         Of the past only one move is remembered: who moved twice since then counts as coming from the segment between.
         """
         stayed = self.since_ms[slots] <= since_ms
-        order = np.argsort(self.ids, kind="stable")
-        at = np.minimum(np.searchsorted(self.ids[order], self.came_from[slots]), self.k - 1)
-        before = np.where(self.ids[order][at] == self.came_from[slots], order[at], -1)
-        before = np.where(self.came_from[slots] > 0, before, -1)
-        home: I32 = np.where(stayed, self.centre[slots], before).astype(np.int32)
+        before = centres_of(self.ids, self.came_from[slots])
+        home: I32 = np.where(stayed, self.centre[slots], before)
         return home
 
     def _hand_over(self, members: I64, centre: int, heir: int) -> None:
@@ -268,23 +275,10 @@ class Membership:
     def leave(self, slots: I32, step_number: int) -> Moves:
         """Farewell to users who are forgotten: only those that are in a segment. `clear` follows."""
         slots = slots[self.segment[slots] != 0]
-        n = len(slots)
         sequence = self.sequence[slots] + 1
         assert (sequence <= step_number).all(), f"a user changed twice in step {step_number}"
-        moves = Moves(
-            row=np.full(n, -1, np.int64),
-            slot=slots,
-            before=self.segment[slots],
-            after=np.zeros(n, np.int64),
-            centre_before=self.centre[slots],
-            centre_after=np.full(n, -1, np.int32),
-            before_since_ms=self.since_ms[slots],
-            since_ms=np.zeros(n, np.int64),
-            sequence=sequence,
-            margin=np.zeros(n),
-            score=np.zeros(n),
-            events_seen=np.zeros(n, np.int64),
-            provisional=np.zeros(n, np.bool_),
+        moves = Moves.to_nowhere(
+            slots, self.segment[slots], self.centre[slots], self.since_ms[slots], sequence
         )
         self.clear(slots)
         return moves

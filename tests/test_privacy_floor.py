@@ -187,6 +187,37 @@ def folding(ids):
     return lambda sizes, floor: nearest.fold(line(len(ids)), ids, sizes, floor)
 
 
+@settings(max_examples=100, deadline=None)
+@given(SEEDS, st.integers(1, 30), st.integers(0, 3000))
+def test_folded_groups_reach_the_floor_and_are_published_as_their_largest_member(seed, n, least):
+    rng = np.random.default_rng(seed)
+    ids = np.zeros(n + 4, np.int64)
+    ids[rng.permutation(n + 4)[:n]] = 1 + rng.permutation(3 * n)[:n]
+    sizes, centres = rng.integers(0, 1000, n + 4), rng.normal(0, 1, (n + 4, 3))
+    folded = nearest.fold(centres, ids, sizes, least)
+    live = np.flatnonzero(ids)
+    assert (folded[ids == 0] == -1).all()
+    if sizes[live].sum() < least:
+        assert (folded == -1).all()
+        return
+    large = live[sizes[live] >= least]
+    assert (folded[large] == large).all(), "who reaches the floor stands for itself"
+    for head in np.unique(folded[live]).tolist():
+        group = live[folded[live] == head]
+        assert sizes[group].sum() >= least
+        assert head in group
+        assert sizes[head] == sizes[group].max()
+
+
+def test_a_small_segment_folds_into_the_group_that_is_like_it_and_small_ones_into_each_other():
+    ids, sizes = np.arange(1, 7), np.array([90, 6, 7, 8, 80, 3])
+    centres = np.array([[0.0], [50], [51], [52], [100], [99]])
+    assert nearest.fold(centres, ids, sizes, 20).tolist() == [0, 3, 3, 3, 4, 4]
+    assert nearest.fold(centres, ids, sizes, 50).tolist() in ([0, 0, 0, 0, 4, 4], [0, 4, 4, 4, 4, 4])
+    assert nearest.fold(centres, ids, sizes, 195).tolist() == [-1] * 6
+    assert nearest.fold(centres, ids, sizes, 0).tolist() == [0, 1, 2, 3, 4, 5]
+
+
 @settings(max_examples=200, deadline=None)
 @given(SEEDS, st.integers(1, 20), st.integers(1, 60))
 def test_every_group_is_large_enough_and_stands_as_long_as_it_is(seed, k, least):

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from ..events import I32, I64, Bool
+from ..lineage import centres_of
 from ..ports import State
 
 
@@ -71,10 +72,8 @@ class Pins:
         held = self.of(slots)
         if not held.any():
             return target
-        order = np.argsort(ids, kind="stable")
-        at = np.minimum(np.searchsorted(ids[order], held), len(ids) - 1)
-        centre = order[at]
-        return np.where((held > 0) & (ids[centre] == held), centre, target).astype(np.int32)
+        centre = centres_of(ids, held)
+        return np.where(centre >= 0, centre, target).astype(np.int32)
 
     def waiting(self, segment: I64, ids: I64, public: I64) -> I32:
         """Users who do not know yet where they are held; what they know is `segment` (u,), by slot.
@@ -82,8 +81,10 @@ class Pins:
         `ids` (k,) by centre, `public` (k,) what people are told of each.
         """
         slots, segments = self._sorted()
-        told = dict(zip(ids.tolist(), public.tolist(), strict=True))
-        wanted = np.array([told.get(one, 0) for one in segments.tolist()], np.int64)
+        if not len(slots):
+            return slots
+        centre = centres_of(ids, segments)
+        wanted = np.where(centre >= 0, public[centre], 0)
         return slots[(wanted > 0) & (segment[slots] != wanted)]
 
     def explains(self, slots: I32, after: I64, ids: I64, public: I64) -> Bool:
@@ -91,8 +92,8 @@ class Pins:
         held = self.of(slots)
         if not held.any():
             return held > 0
-        told = dict(zip(ids.tolist(), public.tolist(), strict=True))
-        return (held > 0) & (np.array([told.get(one, -1) for one in held.tolist()]) == after)
+        centre = centres_of(ids, held)
+        return (centre >= 0) & (public[centre] == after)
 
     def snapshot(self) -> State:
         slots, segments = self._sorted()

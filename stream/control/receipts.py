@@ -44,20 +44,5 @@ def erased_values(told: Erased, values: Iterable[Value]) -> Iterator[Value]:
 
 def nowhere(step_number: int) -> Moves:
     """A change of one user who is in no segment, to none."""
-    none, some, flag = np.zeros(1, np.int64), np.full(1, step_number, np.int64), np.zeros(1, np.bool_)
-    centre = np.full(1, -1, np.int32)
-    return Moves(
-        row=none - 1,
-        slot=centre,
-        before=none,
-        after=none,
-        centre_before=centre,
-        centre_after=centre,
-        before_since_ms=none,
-        since_ms=none,
-        sequence=some,
-        margin=np.zeros(1),
-        score=np.zeros(1),
-        events_seen=none,
-        provisional=flag,
-    )
+    none, nobody = np.zeros(1, np.int64), np.full(1, -1, np.int32)
+    return Moves.to_nowhere(nobody, none, nobody, none, np.full(1, step_number, np.int64))

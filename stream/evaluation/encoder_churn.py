@@ -37,6 +37,7 @@ from ..segmenter import make_segmenter
 from ..simulation.population import Settings
 from ..simulation.simulator import Simulator
 from ..sources import FileSource, MemorySource
+from .goals import tally
 
 SEGMENTS = (8, 32)
 ORDINARY_MOST, RENEWED_MOST = 0.03, 0.05
@@ -278,8 +279,7 @@ def render(result: dict[str, Any]) -> str:
     ]
     for row in result["changes"]:
         lines.append(f"| {row['segments']} | {row['change']} | {' | '.join(_cells(row))} |")
-    reached = sum(goal["reached"] for goal in result["goals"])
-    lines += ["", f"Goals: {reached} of {len(result['goals'])} reached."]
+    lines += ["", tally(result["goals"])]
     lines += [
         f"- {g['goal']}: {g['got']:.1%}, at most {g['at_most']:.0%}"
         for g in result["goals"]

@@ -7,6 +7,7 @@ from typing import Any
 from ..benchmarks.pipeline import machine_line
 from .flapping_play import NEVER
 from .flapping_rules import RULES
+from .goals import tally
 
 MEASURES = {
     "needless": ("Needless changes per 1,000 events", "{:.2f}"),
@@ -63,7 +64,7 @@ def _goals(goals: list[dict[str, Any]]) -> list[str]:
     if not goals:
         return ["No goals: nobody knows the truth behind a file."]
     missed = [goal for goal in goals if not goal["reached"]]
-    lines = [f"Goals: {len(goals) - len(missed)} of {len(goals)} reached."]
+    lines = [tally(goals)]
     if missed:
         lines += ["", "| scene | goal | got | wanted |", "|---|---|---:|---:|"]
     for goal in missed:

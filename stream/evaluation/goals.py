@@ -8,6 +8,7 @@ live           at least 95 % of the centres win rows
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 JUDGED = "shoal"
@@ -17,6 +18,12 @@ LIVE_LEAST = 0.95
 RIVALS = ("river-tuned", "spark")
 TIE = 0.005
 """Half a percent: five seeds cannot tell less apart."""
+
+
+def tally(goals: Sequence[Mapping[str, Any]]) -> str:
+    """How many goals were reached."""
+    return f"Goals: {sum(goal['reached'] for goal in goals)} of {len(goals)} reached."
+
 
 Row = dict[str, dict[str, dict[str, Any]]]  # contestant -> measure -> mean, all
 

@@ -23,13 +23,13 @@ import click
 import numpy as np
 import orjson
 
-from ...encoders import make_publisher
 from ..benchmarks.pipeline import machine, machine_line
 from ..config import Config, load
 from ..events import LINEAGE, Output
 from ..features import Features
 from ..pipeline import Pipeline
-from ..segmenter import make_segmenter
+from ..wiring import pipeline_parts
+from .goals import tally
 from .identity_streams import CASES, Case, Happening, World
 
 SEEDS = 5
@@ -87,9 +87,7 @@ def run(case: Case, seed: int, steps: int = STEPS) -> Run:
 def built(case: Case, seed: int) -> tuple[World, Pipeline]:
     config = config_of(case)
     world = World(case, seed, config.features.users_max)
-    publisher = make_publisher(config.encoder, world.d)
-    segmenter = make_segmenter(config.segmenter, publisher.d_out)
-    return world, Pipeline(config, cast(Features, world), publisher, segmenter)
+    return world, Pipeline(config, *pipeline_parts(config, cast(Features, world)))
 
 
 def published(output: Output) -> list[Fact]:
@@ -244,7 +242,7 @@ def render(result: dict[str, Any]) -> str:
         counts = " | ".join(str(c[count]) for count in ("planted", "right", "wrong", "missed", "needless"))
         lines.append(f"| {name} | {counts} | {c['reseeded_changed']} of {c['reseeded_people']:,} |")
     missed = [goal for goal in result["goals"] if not goal["reached"]]
-    lines += ["", f"Goals: {len(result['goals']) - len(missed)} of {len(result['goals'])} reached."]
+    lines += ["", tally(result["goals"])]
     lines += [f"- {goal['case']}: {goal['goal']}: {goal['got']}, wanted {goal['wanted']}" for goal in missed]
     return "\n".join(lines)
 

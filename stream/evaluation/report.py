@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..benchmarks.pipeline import machine_line
+from .goals import tally
 
 MEASURES = {
     "ari": ("ARI per window (1: the true groups)", "{:.3f}"),
@@ -49,7 +50,7 @@ def _table(streams: dict[str, Any], measure: str, form: str) -> list[str]:
 
 def _goals(goals: list[dict[str, Any]]) -> list[str]:
     missed = [goal for goal in goals if not goal["reached"]]
-    lines = [f"Goals: {len(goals) - len(missed)} of {len(goals)} reached."]
+    lines = [tally(goals)]
     if missed:
         lines += ["", "| stream | goal | got | wanted |", "|---|---|---:|---:|"]
     for goal in missed:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
-from ..watching.words import feature_words
+from ..watching.words import feature_words, when
 
 Value = Mapping[str, Any]
 
@@ -85,7 +84,7 @@ def lineage(facts: Sequence[Value]) -> str:
         before = f" (before: {fact['previous_name']})" if fact.get("previous_name") else ""
         out_of = f" {'took over' if fact['kind'] == 'merge' else 'out of'} {parents}" if parents else ""
         what = f"{fact['kind']:<8} {fact['segment_id'] or '':>5} {fact['name'] or ''}{out_of}{before}"
-        lines.append(f"{_when(fact['decided_time'])}  {what.rstrip()}")
+        lines.append(f"{when(fact['decided_time'])}  {what.rstrip()}")
     return "\n".join(lines) or "No segment has come to be yet."
 
 
@@ -113,7 +112,7 @@ def _head(found: Value) -> Iterator[str]:
 
 def _story(segment: Value, history: Sequence[Value]) -> str:
     """In one sentence: where, since when, from where, and why."""
-    told = f"In {_named(segment)} since {_when(segment['since'])}"
+    told = f"In {_named(segment)} since {when(segment['since'])}"
     last = history[-1] if history else None
     if last is None or last["position"]["sequence"] != segment["sequence"]:
         return f"{told}."
@@ -150,7 +149,7 @@ def _numbers(portrait: Value) -> Iterator[str]:
     if sure is not None:
         rest = ", provisional" if sure["provisional"] else ""
         yield f"  how sure   score {sure['score']:.2f}, margin {sure['margin']:.2f}{rest}"
-    yield f"  seen       {seen['events']:,} events, {_when(seen['first'])} to {_when(seen['last'])}"
+    yield f"  seen       {seen['events']:,} events, {when(seen['first'])} to {when(seen['last'])}"
     alike = [one for one in (portrait["interest"] or {"alike": []})["alike"] if one["cosine"] > 0]
     for at, one in enumerate(alike):
         yield f"  {'' if at else 'turns to':<10} the same things as {_named(one)}: cosine {one['cosine']:.2f}"
@@ -194,9 +193,8 @@ def _history(history: Sequence[Value]) -> Iterator[str]:
     yield f"History ({len(history):,} changes{rest}; newest first)"
     for change in reversed(shown):
         way = " -> ".join(_named(side) for side in (change["from"], change["to"]) if side) or "?"
-        when = _when(change["times"]["decided_time"])
         why = _WHY.get(change["reason"]["kind"], change["reason"]["kind"])
-        yield f"  {when}  {change['transition']:<9} {way}"
+        yield f"  {when(change['times']['decided_time'])}  {change['transition']:<9} {way}"
         if change["transition"] != "assigned":
             yield f"{'':<20} {why}{_sure(change)}"
         for words in (*_evidence(change)[:2], *_otherwise(change)):
@@ -232,16 +230,9 @@ def _plain(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.2f}"
 
 
-def _when(time_ms: int) -> str:
-    try:
-        return f"{datetime.fromtimestamp(time_ms / 1000, UTC):%d %b %Y %H:%M}"
-    except (ValueError, OverflowError, OSError):
-        return f"{time_ms} ms"
-
-
 def _as_of(found: Value) -> str:
     as_of = found.get("as_of")
-    return f"   (as of step {as_of['step']:,}, {_when(as_of['time'])})" if as_of else ""
+    return f"   (as of step {as_of['step']:,}, {when(as_of['time'])})" if as_of else ""
 
 
 def _wrapped(text: str) -> list[str]:

@@ -19,9 +19,7 @@ def fold(centres: F64, ids: I64, sizes: I64, floor: int) -> I32:
     used = np.flatnonzero(ids)
     order = used[np.argsort(ids[used], kind="stable")]  # (n,)
     group = np.arange(len(order))  # (n,) index of the member that stands for each
-    total = sizes[order].astype(
-        np.int64
-    )  # (n,) of the group that each stands for; 0 where it stands for none
+    total = sizes[order].astype(np.int64)  # (n,) of the group that each stands for; 0: it stands for none
     alive = np.ones(len(order), np.bool_)
     while True:
         thin = np.flatnonzero(alive & (total < floor))

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from .api import Api, Problem, checked_key
-from .words import change_sentence, feature_words
+from .words import change_sentence, feature_words, when
 
 Value = Mapping[str, Any]
 
@@ -155,7 +154,7 @@ def _lineage(api: Api) -> str:
     facts = api.recent.lineage()[:FACTS_MAX]
     if not facts:
         return ""
-    rows = [(_when(fact["decided_time"]), text(_fact(fact))) for fact in facts]
+    rows = [(when(fact["decided_time"]), text(_fact(fact))) for fact in facts]
     return f"<h2>What became of segments</h2>{_table(rows)}"
 
 
@@ -188,7 +187,7 @@ def _place(value: Value) -> list[tuple[str, str]]:
     where = "in no segment"
     if segment is not None:
         link = f'<a href="/segments/{segment["segment_id"]:d}">{segment["segment_id"]:d}</a>'
-        where = f"{text(segment['name'])} ({link}) since {_when(segment['since'])}"
+        where = f"{text(segment['name'])} ({link}) since {when(segment['since'])}"
         if segment["becomes"]:
             where += f", which was given up: now {text(segment['becomes']['name'])}"
     facts = [("segment", where), ("kind", text(value["user"]["kind"]))]
@@ -199,7 +198,7 @@ def _place(value: Value) -> list[tuple[str, str]]:
         pending = value["pending"]
         share = f"{100 * pending['confirmed']:.0f} % confirmed"
         facts.append(("maybe about to go to", f"{text(pending['name'])} ({share})"))
-    facts.append(("seen", f"{seen['events']:,} events, {_when(seen['first'])} to {_when(seen['last'])}"))
+    facts.append(("seen", f"{seen['events']:,} events, {when(seen['first'])} to {when(seen['last'])}"))
     return facts
 
 
@@ -289,13 +288,6 @@ def _verdict(ok: bool, said: str) -> str:
     return text(said) if ok else f'<span class="bad">{text(said)}</span>'
 
 
-def _when(time_ms: int) -> str:
-    try:
-        return f"{datetime.fromtimestamp(time_ms / 1000, UTC):%d %b %Y %H:%M}"
-    except (ValueError, OverflowError, OSError):
-        return f"{time_ms:d} ms"
-
-
 def _as_of(value: Value) -> str:
     as_of = value["as_of"]
-    return f'<p class="soft">As of step {as_of["step"]:,}, stream time {_when(as_of["time"])} UTC.</p>'
+    return f'<p class="soft">As of step {as_of["step"]:,}, stream time {when(as_of["time"])} UTC.</p>'

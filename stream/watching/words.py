@@ -57,6 +57,14 @@ def _age(age_ms: int) -> str:
     return f"{days:.0f} days" if days >= 2 else f"{24 * days:.0f} hours"
 
 
+def when(time_ms: int) -> str:
+    """`03 Nov 2026 14:05`, UTC; a time that no calendar has, in ms."""
+    try:
+        return f"{datetime.fromtimestamp(time_ms / 1000, UTC):%d %b %Y %H:%M}"
+    except (ValueError, OverflowError, OSError):
+        return f"{time_ms} ms"
+
+
 def _times(own: float, average: float) -> str:
     if average <= 0:
         return "above an average of none" if own > 0 else "none, as everybody"
@@ -80,9 +88,9 @@ _WHY = {
 
 def change_sentence(change: Mapping[str, Any]) -> str:
     """A value of segment.changes as one sentence: who, when, from, to, why, how sure."""
-    when = datetime.fromtimestamp(change["times"]["decided_time"] / 1000, UTC)
+    decided = datetime.fromtimestamp(change["times"]["decided_time"] / 1000, UTC)
     why = _WHY.get(change["reason"]["kind"], change["reason"]["kind"])
-    text = f"on {when:%d %B %Y at %H:%M} user {change['user']['key']} {_way(change)} {why}"
+    text = f"on {decided:%d %B %Y at %H:%M} user {change['user']['key']} {_way(change)} {why}"
     if change["confidence"] is not None:
         sure = change["confidence"]
         text += (
