@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from ..stream.compiling import kernel
 from ..stream.events import F32, F64, I32
 
 
@@ -36,7 +36,7 @@ def nearest(z: F32, centres: F64) -> I32:
     return out
 
 
-@njit(cache=True)
+@kernel
 def _affine(x: Any, weight: Any, bias: Any, out: Any) -> None:
     for i in range(len(x)):
         row = out[i]
@@ -48,7 +48,7 @@ def _affine(x: Any, weight: Any, bias: Any, out: Any) -> None:
                 row[o] += value * part[o]
 
 
-@njit(cache=True)
+@kernel
 def _nearest(z: Any, columns: Any, out: Any) -> None:
     """`columns` are the centres feature by feature (d, k)."""
     gaps = np.empty(columns.shape[1], np.float64)

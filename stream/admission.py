@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numba import njit
 
 from .clock import Clocked
+from .compiling import kernel
 from .config import Features
 from .events import CHANNELS, I64, U64, Bool, Events
 from .ports import State
@@ -89,7 +89,7 @@ class Admission:
         self._filled = np.array([len(state["young"])], np.int64)
 
 
-@njit(cache=True)
+@kernel
 def _find(table, key):  # type: ignore[no-untyped-def]
     """Where `key` is, or the free cell where it belongs."""
     mask = np.uint64(len(table) - 1)
@@ -99,7 +99,7 @@ def _find(table, key):  # type: ignore[no-untyped-def]
     return at
 
 
-@njit(cache=True)
+@kernel
 def _insert(
     young: U64, old: U64, filled: I64, half: int, keys: U64, candidates: Bool, fresh: Bool, start: int
 ) -> int:

@@ -25,8 +25,8 @@ from typing import NamedTuple
 
 import numpy as np
 import xxhash
-from numba import njit
 
+from .compiling import kernel
 from .events import F32, F64, I32, U64
 from .ports import State
 
@@ -94,7 +94,7 @@ class Contexts:
 # --- kernels -------------------------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@kernel
 def mix(x):  # type: ignore[no-untyped-def]
     """splitmix64 (Steele, Lea and Flood, 2014): 64 bits, each as good as a coin."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
@@ -103,7 +103,7 @@ def mix(x):  # type: ignore[no-untyped-def]
     return x ^ (x >> np.uint64(31))
 
 
-@njit(cache=True)
+@kernel
 def add_index(token, weight, out):  # type: ignore[no-untyped-def]
     """Add `weight` times the index vector of a token, its hash salted, to out (d,)."""
     d = len(out)
@@ -118,7 +118,7 @@ def add_index(token, weight, out):  # type: ignore[no-untyped-def]
             out[j] -= step
 
 
-@njit(cache=True)
+@kernel
 def add_meaning(context, touches, mean, token, weight, out):  # type: ignore[no-untyped-def]
     """Add `weight` times the meaning of a token to out (d,); the length of what was added."""
     row = np.int64(token & np.uint64(ROWS - 1))
@@ -133,7 +133,7 @@ def add_meaning(context, touches, mean, token, weight, out):  # type: ignore[no-
     return np.sqrt(square)
 
 
-@njit(cache=True)
+@kernel
 def _learn(context, touches, mean, token, owner, direction):  # type: ignore[no-untyped-def]
     d = direction.shape[1]
     for t in range(len(token)):

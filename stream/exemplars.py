@@ -15,8 +15,8 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
+from .compiling import kernel
 from .events import F32, F64, I32, Scored
 from .ports import State
 
@@ -93,7 +93,7 @@ class Exemplars:
         self._rows = state["rows"].copy()
 
 
-@njit(cache=True)
+@kernel
 def _learn(slots, distances, raw, centres, best, gaps, rows):  # type: ignore[no-untyped-def]
     """Put each row in its place among the nearest of its segment; a user stands there once, as it was last."""
     most = best.shape[1]

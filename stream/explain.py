@@ -21,9 +21,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from .catalog import Catalog
+from .compiling import kernel
 from .events import F32, F64, I32, I64, Bool
 
 FEATURES_MAX = 5
@@ -87,7 +87,7 @@ def _project(
         np.copyto(out, along, where=shown)
 
 
-@njit(cache=True)
+@kernel
 def _gains(x, before, after, means, quantity_of, q):  # type: ignore[no-untyped-def]
     """(n, q) gain per quantity, and (n, q) which of its features gains most."""
     n, d = x.shape

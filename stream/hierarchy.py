@@ -18,8 +18,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numba import njit
 
+from .compiling import kernel
 from .events import F64, I64
 from .ports import Intervention, State
 
@@ -116,7 +116,7 @@ def _tree(means: F64, weights: F64) -> I64:
     return merges
 
 
-@njit(cache=True)
+@kernel
 def _costs(columns, w, at, out):  # type: ignore[no-untyped-def]
     """(n,) what joining row `at` with each row adds; rows by column (d, n), so that many are done at once."""
     out[:] = 0.0
@@ -129,7 +129,7 @@ def _costs(columns, w, at, out):  # type: ignore[no-untyped-def]
         out[i] *= w[at] * w[i] / (w[at] + w[i])
 
 
-@njit(cache=True)
+@kernel
 def _cost(m_a, w_a, m_b, w_b):  # type: ignore[no-untyped-def]
     """The same for two rows."""
     squares = 0.0
@@ -139,7 +139,7 @@ def _cost(m_a, w_a, m_b, w_b):  # type: ignore[no-untyped-def]
     return squares * (w_a * w_b / (w_a + w_b))
 
 
-@njit(cache=True)
+@kernel
 def _chain(means, weights):  # type: ignore[no-untyped-def]
     """(n - 1, 2) pairs of nodes in the order they were found, and what each costs (n - 1,).
 
@@ -180,7 +180,7 @@ def _chain(means, weights):  # type: ignore[no-untyped-def]
     return pairs, costs
 
 
-@njit(cache=True)
+@kernel
 def _cut(merges, n, level):  # type: ignore[no-untyped-def]
     """(n,) the first leaf of each leaf's group, when the tree of n leaves is cut into `level` groups."""
     first = np.arange(n + len(merges))  # by node
@@ -198,7 +198,7 @@ def _cut(merges, n, level):  # type: ignore[no-untyped-def]
     return out
 
 
-@njit(cache=True)
+@kernel
 def _cheapest(means, weights):  # type: ignore[no-untyped-def]
     """(n,) for each row the other one that it costs least to join."""
     columns, to = means.T.copy(), np.empty(len(weights))

@@ -19,9 +19,9 @@ the scale, so that no small step of it is lost. Memory: (d + 1) * 4 + 2 d + 12 b
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .compiling import kernel
 from .config import Features
 from .context import Contexts, add_index, add_meaning, mix
 from .events import CHANNELS, F32, I32, U64, Events
@@ -127,7 +127,7 @@ _SLABS = ("sums", "history", "scale", "reference_ms")
 # --- kernels -------------------------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@kernel
 def _add(  # type: ignore[no-untyped-def]
     sums, history, scale, reference_ms, context, touches, mean,
     slots, weights, time_ms, token_ptr, token, salt, half_life_ms,
@@ -157,14 +157,14 @@ def _add(  # type: ignore[no-untyped-def]
         scale[u] = _pack(past, history[u])
 
 
-@njit(cache=True)
+@kernel
 def _touch(sums, context, touches, mean, token, weight):  # type: ignore[no-untyped-def]
     d = sums.shape[1] - 1
     for i in range(len(sums)):
         sums[i, d] += np.float32(add_meaning(context, touches, mean, token[i], weight[i], sums[i, :d]))
 
 
-@njit(cache=True)
+@kernel
 def _pack(past, out):  # type: ignore[no-untyped-def]
     """Round to 16 bits, in units of what is returned: the largest has all of them."""
     largest = 0.0
@@ -179,7 +179,7 @@ def _pack(past, out):  # type: ignore[no-untyped-def]
     return unit
 
 
-@njit(cache=True)
+@kernel
 def _others(  # type: ignore[no-untyped-def]
     history, scale, reference_ms, slots, weights, time_ms, token_ptr, token, salt, half_life_ms, out
 ):
@@ -205,7 +205,7 @@ def _others(  # type: ignore[no-untyped-def]
                 out[i, j] = rest[j] / np.sqrt(left)
 
 
-@njit(cache=True)
+@kernel
 def _directions(sums, slots, out):  # type: ignore[no-untyped-def]
     d = sums.shape[1] - 1
     for i in range(len(slots)):

@@ -29,8 +29,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from numba import njit
 
+from .compiling import kernel
 from .config import Membership as Config
 from .events import F32, I32, I64, Events, Scored
 from .ports import State
@@ -161,7 +161,7 @@ def _bin(values: F32) -> I32:
     return bits >> _BIN_SHIFT
 
 
-@njit(cache=True)
+@kernel
 def _stages(slots, first_ms, last_ms, active_days, now_ms, new_ms, silent_ms):  # type: ignore[no-untyped-def]
     """(n,) index into STAGES, by the rules at the top of this file."""
     out = np.empty(len(slots), np.int64)
@@ -179,7 +179,7 @@ def _stages(slots, first_ms, last_ms, active_days, now_ms, new_ms, silent_ms):  
     return out
 
 
-@njit(cache=True)
+@kernel
 def _tally(centre_by_slot, slots, stages, have, bounds, k):  # type: ignore[no-untyped-def]
     """(k, 13) how many of these users are in each centre, by stage, and by tier of each measure."""
     counts = np.zeros((k, 4 + 9), np.int64)
@@ -192,7 +192,7 @@ def _tally(centre_by_slot, slots, stages, have, bounds, k):  # type: ignore[no-u
     return counts
 
 
-@njit(cache=True)
+@kernel
 def _count_days(slots, time_ms, newest, days):  # type: ignore[no-untyped-def]
     for i in range(len(slots)):
         u, day = slots[i], time_ms[i] // _DAY_MS + 1

@@ -9,8 +9,8 @@ day or two weighs almost 1, however often it is seen.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from .compiling import kernel
 from .events import F32, F64, I32, I64
 from .ports import State
 
@@ -128,7 +128,7 @@ def _copy(value: F64 | float) -> F64 | float:
     return value.copy() if isinstance(value, np.ndarray) else float(value)
 
 
-@njit(cache=True)
+@kernel
 def group_sums(rows, groups, weights, k):  # type: ignore[no-untyped-def]
     """(k,) summed weights and (k, d) weighted sums of rows (n, d) by group (n,)."""
     added, sums = np.zeros(k), np.zeros((k, rows.shape[1]))
@@ -140,7 +140,7 @@ def group_sums(rows, groups, weights, k):  # type: ignore[no-untyped-def]
     return added, sums
 
 
-@njit(cache=True)
+@kernel
 def weighted_squares(rows, mean, weights):  # type: ignore[no-untyped-def]
     """(d,) weighted sums of squared gaps of rows (n, d) to the mean (d,)."""
     squares = np.zeros(len(mean))

@@ -14,9 +14,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .compiling import kernel
 from .events import F64
 
 Labels = NDArray[Any]
@@ -65,7 +65,7 @@ def _silhouettes(sums: F64, own: Labels, sizes: Labels) -> F64:
     return np.where(others > 0, s, 0.0)
 
 
-@njit(cache=True)
+@kernel
 def _add_distances(columns, starts, sums):  # type: ignore[no-untyped-def]
     """Add to sums (g, n) every row's distances to the rows starts[c] : starts[c + 1] of each group c.
 

@@ -20,8 +20,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from .compiling import kernel
 from .events import F32, F64, Bool
 from .ports import State
 
@@ -121,7 +121,7 @@ def _part(columns: Columns, part: slice) -> Columns:
 # --- kernels -------------------------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@kernel
 def _transformed(value, log, unit):  # type: ignore[no-untyped-def]
     value = np.float64(value)
     if not log or value == 0.0:
@@ -129,7 +129,7 @@ def _transformed(value, log, unit):  # type: ignore[no-untyped-def]
     return np.log1p(value / unit) if value > 0.0 else -np.log1p(-value / unit)
 
 
-@njit(cache=True)
+@kernel
 def _known(raw, split):  # type: ignore[no-untyped-def]
     """(m,) which rows have any interest."""
     out = np.zeros(len(raw), np.bool_)
@@ -141,7 +141,7 @@ def _known(raw, split):  # type: ignore[no-untyped-def]
     return out
 
 
-@njit(cache=True)
+@kernel
 def _moments(rows, columns, about):  # type: ignore[no-untyped-def]
     """Means of (v - about) and of its square, row after row."""
     first, second = np.zeros(len(about)), np.zeros(len(about))
@@ -153,7 +153,7 @@ def _moments(rows, columns, about):  # type: ignore[no-untyped-def]
     return first / len(rows), second / len(rows)
 
 
-@njit(cache=True)
+@kernel
 def _scale(raw, columns, split, mean, inverse, gain, clip, out):  # type: ignore[no-untyped-def]
     known = _known(raw, split)
     for i in range(len(raw)):

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
-from numba import njit
 
+from .compiling import kernel
 from .config import Features
 from .events import I32, I64, Bool, Events
 from .ports import State
@@ -196,7 +196,7 @@ class Users:
 _SLABS = ("last_ms", "first_ms", "events_seen")
 
 
-@njit(cache=True)
+@kernel
 def _see(slots, time_ms, first_ms, last_ms, events_seen):  # type: ignore[no-untyped-def]
     for i in range(len(slots)):
         u = slots[i]

@@ -16,8 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
+from .compiling import kernel
 from .events import F64, I32, I64
 from .ports import State
 
@@ -132,7 +132,7 @@ def trend(size: float, past: float) -> str:
     return GROWING if size >= TREND_MIN * past else SHRINKING if past >= TREND_MIN * size else STABLE
 
 
-@njit(cache=True)
+@kernel
 def _learn(distances, centres, weights, silhouette, weight):  # type: ignore[no-untyped-def]
     """Move the mean silhouette of each row's segment; a row that is not finite says nothing."""
     for i in range(len(centres)):

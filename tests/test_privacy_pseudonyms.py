@@ -6,6 +6,7 @@ import base64
 import doctest
 import hashlib
 import hmac
+import random
 import secrets
 
 import pytest
@@ -109,11 +110,11 @@ def test_a_key_is_read_in_every_form(tmp_path, form):
     [
         (b"", "0 bytes"),
         (b"too short", "neither hexadecimal nor base64"),
-        (secrets.token_bytes(31), "31 bytes"),
-        (secrets.token_bytes(20).hex().encode(), "20 bytes"),
+        (random.Random(31).randbytes(31), "31 bytes"),
+        (random.Random(20).randbytes(20).hex().encode(), "20 bytes"),
         (b"\x00" * 32, "not random"),
         (b"correct horse battery staple, and so on", "neither hexadecimal nor base64"),
-        (secrets.token_bytes(5000), "more than 4096"),
+        (random.Random(5000).randbytes(5000), "more than 4096"),
         (None, "No such file"),
     ],
 )

@@ -15,8 +15,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from ..compiling import kernel
 from ..ports import State
 from .sample import RecentRows
 
@@ -85,7 +85,7 @@ class Attention:
 _COUNTERS = ("glanced", "looked", "judged", "changed")
 
 
-@njit(cache=True)
+@kernel
 def _farther(near: Any, limit: float, portion: int, alarm: float) -> int:
     """The first of portion, 2 portion, 4 portion ... newest rows whose mean is too high; one pass per size."""
     m = len(near)

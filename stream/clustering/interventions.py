@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from ..compiling import kernel
 from ..events import F64, I64, Bool
 from .sample import Sample
 from .seeding import left_out
@@ -118,7 +118,7 @@ def is_sure(saved: F64) -> bool:
 # --- kernels -------------------------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@kernel
 def _cut_all(rows: Any, near: Any, bounds: Any, limit: float, rounds: int) -> Any:
     """Every centre's rows cut in two: the halves (k, 2, d), what that saves (k,), their sizes (k, 2)."""
     k, d = len(bounds) - 1, rows.shape[1]
@@ -142,7 +142,7 @@ def _cut_all(rows: Any, near: Any, bounds: Any, limit: float, rounds: int) -> An
     return halves, gains, sizes
 
 
-@njit(cache=True)
+@kernel
 def _gap(a: Any, b: Any) -> float:
     total = 0.0
     for j in range(len(a)):
@@ -150,7 +150,7 @@ def _gap(a: Any, b: Any) -> float:
     return total
 
 
-@njit(cache=True)
+@kernel
 def _cut_in_two(rows: Any, halves: Any, sizes: Any, rounds: int) -> bool:
     """Two means of rows (m, d); False where there is nothing to cut."""
     m = len(rows)
@@ -178,7 +178,7 @@ def _cut_in_two(rows: Any, halves: Any, sizes: Any, rounds: int) -> bool:
     return True
 
 
-@njit(cache=True)
+@kernel
 def _along_longest_axis(rows: Any) -> Any:
     """(m,) where each row stands on the axis of largest variance, from the mean."""
     m, d = rows.shape
@@ -207,7 +207,7 @@ def _along_longest_axis(rows: Any) -> Any:
     return along
 
 
-@njit(cache=True)
+@kernel
 def _best_cut(along: Any) -> int:
     """How many of these ascending numbers (m,) belong to the lower of two means; exact."""
     m = len(along)

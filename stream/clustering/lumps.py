@@ -19,8 +19,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from ..compiling import kernel
 from ..events import F64, I32, Bool
 from .sample import Sample
 
@@ -86,7 +86,7 @@ def valleys(sample: Sample, centres: F64, heirs: I32) -> F64:
     return found
 
 
-@njit(cache=True)
+@kernel
 def _along(rows: Any, a: Any, b: Any) -> Any:
     """(bins,) how many rows lie in each stretch of the line from a to b."""
     counts = np.zeros(_BINS, np.int64)

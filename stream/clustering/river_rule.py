@@ -19,8 +19,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from ..compiling import inlined, kernel
 from ..events import F32, F64, I32
 from .lanes import (
     LANES,
@@ -109,7 +109,7 @@ def _error(centres: Floats) -> float:
 # --- kernels: no fastmath, sums in feature order --------------------------------------------------------
 
 
-@njit(cache=True)
+@kernel
 def _finite(x: Any) -> bool:
     for value in x:  # noqa: SIM110 - numba compiles the loop, not the generator
         if not abs(value) <= VALUE_MAX:  # NaN fails every comparison
@@ -117,7 +117,7 @@ def _finite(x: Any) -> bool:
     return True
 
 
-@njit(cache=True)
+@kernel
 def _distances(columns: Any, x: Any, p: float, out: Any) -> None:
     """Distances of x to all centres, sixteen at a time; `columns` are the centres feature by feature (d, k)."""
     k = len(out)
@@ -128,7 +128,7 @@ def _distances(columns: Any, x: Any, p: float, out: Any) -> None:
             put_some(out, c, k - c, _sizes(columns, x, c, k))
 
 
-@njit(cache=True, forceinline=True)
+@inlined
 def _squares(columns: Any, x: Any, c: int, k: int) -> Any:
     total = spread(0.0)
     for j in range(len(x)):
@@ -137,7 +137,7 @@ def _squares(columns: Any, x: Any, c: int, k: int) -> Any:
     return total
 
 
-@njit(cache=True, forceinline=True)
+@inlined
 def _sizes(columns: Any, x: Any, c: int, k: int) -> Any:
     total = spread(0.0)
     for j in range(len(x)):
@@ -145,7 +145,7 @@ def _sizes(columns: Any, x: Any, c: int, k: int) -> Any:
     return total
 
 
-@njit(cache=True)
+@kernel
 def _river_distance(columns: Any, c: int, x: Any, p: float, compensated: bool) -> float:
     """sum(abs(centre[j] - x[j]) ** p) as the interpreter computes it: libm's pow, and its kind of sum."""
     total = 0.0
@@ -162,7 +162,7 @@ def _river_distance(columns: Any, c: int, x: Any, p: float, compensated: bool) -
     return total + lost
 
 
-@njit(cache=True)
+@kernel
 def _winner(columns: Any, x: Any, p: float, compensated: bool, distances: Any) -> int:
     """The centre that River names: from `distances` where they decide, else computed again River's way."""
     # Each term is within 2 ulp of River's and a sum of d of them within d more: 4 (d + 4) covers both sides.
@@ -185,7 +185,7 @@ def _winner(columns: Any, x: Any, p: float, compensated: bool, distances: Any) -
     return best
 
 
-@njit(cache=True, forceinline=True)
+@inlined
 def _smallest(values: Any) -> float:
     whole = len(values) // LANES * LANES
     smallest = np.inf
@@ -199,7 +199,7 @@ def _smallest(values: Any) -> float:
     return smallest
 
 
-@njit(cache=True)
+@kernel
 def _learn(s: Any, z: Any, steps: Any, p: float, error: float, compensated: bool) -> Any:
     n, d = z.shape
     values = z.ravel()
@@ -226,7 +226,7 @@ def _learn(s: Any, z: Any, steps: Any, p: float, error: float, compensated: bool
     return winners
 
 
-@njit(cache=True)
+@kernel
 def _label(s: Any, z: Any, p: float, error: float, compensated: bool) -> Any:
     n, d = z.shape
     values = z.ravel()
@@ -246,7 +246,7 @@ def _label(s: Any, z: Any, p: float, error: float, compensated: bool) -> Any:
     return labels
 
 
-@njit(cache=True, forceinline=True)
+@inlined
 def _take_block(s: Any, values: Any, i: int, count: int, d: int, p: float, sizes: Any) -> None:
     """Rows i ... i + count - 1, and rows of zeros where the block is not full."""
     for r in range(ROWS):
@@ -254,7 +254,7 @@ def _take_block(s: Any, values: Any, i: int, count: int, d: int, p: float, sizes
     score_block(s, d, p)
 
 
-@njit(cache=True)
+@kernel
 def _judged(
     s: Any, z: Any, i: int, r: int, limit: Any, fits: bool, p: float, exact: bool, compensated: bool
 ) -> int:
@@ -264,7 +264,7 @@ def _judged(
     return _judge(s, z[i], r, limit if fits else np.float32(-np.inf), p, compensated)
 
 
-@njit(cache=True)
+@kernel
 def _judge(s: Any, x: Any, r: int, limit: Any, p: float, compensated: bool) -> int:
     """The winner of row x among the centres with a nearness of at least `limit`, in float64."""
     wide, many = len(s.middle), len(s.base)
@@ -277,7 +277,7 @@ def _judge(s: Any, x: Any, r: int, limit: Any, p: float, compensated: bool) -> i
     return _winner(columns, x, p, compensated, distances)
 
 
-@njit(cache=True)
+@kernel
 def _nearest_row(centres: Any, x: Any, p: float, compensated: bool) -> int:
     distances = np.zeros(len(centres))  # all the same, for other p: then all are computed River's way
     if p == 1.0 or p == 2.0:
@@ -286,7 +286,7 @@ def _nearest_row(centres: Any, x: Any, p: float, compensated: bool) -> int:
     return _winner(centres.T, x, p, compensated, distances)
 
 
-@njit(cache=True)
+@kernel
 def _square_distance(centre: Any, x: Any, p: float) -> float:
     total = 0.0
     for j in range(len(x)):
@@ -295,7 +295,7 @@ def _square_distance(centre: Any, x: Any, p: float) -> float:
     return total
 
 
-@njit(cache=True)
+@kernel
 def _score(centres: Any, z: Any, p: float, compensated: bool, nearest: Any, distances: Any) -> None:
     columns = centres.T.copy()  # (d, k)
     for i in range(len(z)):

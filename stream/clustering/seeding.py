@@ -15,8 +15,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from ..compiling import kernel
 from ..events import F64, I64
 
 LLOYD_ROUNDS = 10
@@ -125,7 +125,7 @@ def _lloyd(rows: F64, centres: F64, rounds: int, out: int) -> float:
 # --- kernels: distances and sums only; what sorts is numpy's, which need not be compiled ---------------------
 
 
-@njit(cache=True)
+@kernel
 def _gaps(rows: Any, point: Any) -> Any:
     """(n,) squared distances of the rows to a point."""
     gaps = np.zeros(len(rows), np.float64)
@@ -135,7 +135,7 @@ def _gaps(rows: Any, point: Any) -> Any:
     return gaps
 
 
-@njit(cache=True)
+@kernel
 def _assign(rows: Any, centres: Any, label: Any, gaps: Any) -> None:
     """Each row's nearest centre and its squared distance."""
     for i in range(len(rows)):
@@ -148,7 +148,7 @@ def _assign(rows: Any, centres: Any, label: Any, gaps: Any) -> None:
                 label[i], gaps[i] = c, gap
 
 
-@njit(cache=True)
+@kernel
 def _sum_up(rows: Any, label: Any, kept: Any, sums: Any, sizes: Any) -> None:
     """Sums (k, d) and numbers (k,) of the kept rows of each centre."""
     for i in range(len(rows)):

@@ -25,8 +25,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
+from ..compiling import inlined
 from ..events import F32, F64
 from .lanes import (
     LANES,
@@ -98,7 +98,7 @@ def aligned(count: int, dtype: Any) -> Any:
 # --- kernels ------------------------------------------------------------------------------------------------
 
 
-@njit(cache=True, forceinline=True)
+@inlined
 def take_row(s: Any, z: Any, at: int, d: int, r: int, p: float) -> Any:
     """Put the row z[at : at + d] into place r of the block, shifted; n of the theory."""
     wide = len(s.middle)
@@ -112,7 +112,7 @@ def take_row(s: Any, z: Any, at: int, d: int, r: int, p: float) -> Any:
     return total(square) if p == 2.0 else total(absolute)
 
 
-@njit(cache=True, forceinline=True)
+@inlined
 def renew(s: Any, c: int, r: int, p: float) -> Any:
     """Put centre c, as it is now, into place r of the moved ones; whether float32 can hold it."""
     wide = len(s.middle)
@@ -126,7 +126,7 @@ def renew(s: Any, c: int, r: int, p: float) -> Any:
     return norm < HUGE
 
 
-@njit(cache=True, forceinline=True)
+@inlined
 def settle_in(s: Any, c: int, r: int, d: int) -> None:
     """Write the moved centre r into its panel, as centre c."""
     wide = len(s.middle)
@@ -135,7 +135,7 @@ def settle_in(s: Any, c: int, r: int, d: int) -> None:
         s.panels[np.uint64(start + LANES * j)] = s.moved[np.uint64(r * wide + j)]
 
 
-@njit(cache=True, forceinline=True)
+@inlined
 def settle_all(s: Any, d: int, p: float) -> bool:
     """Write every centre into its panel; whether float32 can hold them all."""
     fits = True
@@ -145,13 +145,13 @@ def settle_all(s: Any, d: int, p: float) -> bool:
     return fits
 
 
-@njit(cache=True, forceinline=True)
+@inlined
 def closer(near: Any, e: Any, y: Any, p: float) -> Any:
     """The running nearness with one more feature."""
     return fused(e, y, near) if p == 2.0 else near - size(e - y)
 
 
-@njit(cache=True, forceinline=True)
+@inlined
 def score_block(s: Any, d: int, p: float) -> None:
     """The nearness of the four rows to all centres, panel pairs first: more sums at once than one takes time."""
     panels = len(s.base) // LANES
@@ -161,7 +161,7 @@ def score_block(s: Any, d: int, p: float) -> None:
         _two_panels(s, panel, d, p)
 
 
-@njit(cache=True, forceinline=True)
+@inlined
 def _one_panel(s: Any, panel: int, d: int, p: float) -> None:
     wide, many, at = len(s.middle), len(s.base), panel * LANES
     start = at * wide
@@ -184,7 +184,7 @@ def _one_panel(s: Any, panel: int, d: int, p: float) -> None:
     put(s.near, at + 3 * many, a3 + b3)
 
 
-@njit(cache=True, forceinline=True)
+@inlined
 def _two_panels(s: Any, panel: int, d: int, p: float) -> None:
     wide, many, at = len(s.middle), len(s.base), panel * LANES
     first, second = at * wide, (at + LANES) * wide
@@ -211,7 +211,7 @@ def _two_panels(s: Any, panel: int, d: int, p: float) -> None:
     put(s.near, at + 3 * many + LANES, b3)
 
 
-@njit(cache=True, forceinline=True)
+@inlined
 def patch(s: Any, c: Any, m: int, r: int, p: float) -> None:
     """Row m of the block moved centre c: its nearness to row r again.
 
@@ -228,7 +228,7 @@ def patch(s: Any, c: Any, m: int, r: int, p: float) -> None:
     put(s.near, at - lane, kept + one_lane(lane, now, ZERO))
 
 
-@njit(cache=True, forceinline=True)
+@inlined
 def nearest(s: Any, r: int, n: Any, error: Any) -> Any:
     """Of row r: the centre, how many centres it might be, and the nearness from which on they might."""
     many = len(s.base)
@@ -247,7 +247,7 @@ def nearest(s: Any, r: int, n: Any, error: Any) -> Any:
     return winner, found, limit
 
 
-@njit(cache=True, forceinline=True)
+@inlined
 def move(s: Any, c: int, z: Any, at: int, d: int, step: float) -> None:
     """centre c += step * (z[at : at + d] - centre c), each operation rounded by itself as River's are."""
     wide = len(s.middle)

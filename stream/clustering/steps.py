@@ -29,8 +29,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from ..compiling import kernel
 from ..events import F64, I32
 from .river_rule import COMPENSATED, _distances, _finite, _winner
 
@@ -67,7 +67,7 @@ def follow(centres: F64, z: F64, steps: F64, traces: F64, energy: F64) -> Learne
     return seen
 
 
-@njit(cache=True)
+@kernel
 def _follow(
     centres: Any, z: Any, steps: Any, traces: Any, energy: Any, compensated: bool,
     winner: Any, second: Any, near: Any, following: Any, used: Any,
@@ -91,7 +91,7 @@ def _follow(
     centres[:] = columns.T
 
 
-@njit(cache=True)
+@kernel
 def _next_step(columns: Any, w: int, x: Any, gap: float, h: float, trace: Any, energy: Any) -> float:
     """The step for the winner's next row; its trace and energy learn from this one."""
     usual = energy[w]

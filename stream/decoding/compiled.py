@@ -17,7 +17,7 @@ Kernel = Callable[..., Any]
 _BARE: dict[str, Any] = {"_nrt": False}
 _INNER: dict[str, Any] = {**_BARE, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
-kernel: Callable[[Kernel], Kernel] = njit(cache=True, **_BARE)
+kernel: Callable[[Kernel], Kernel] = njit(cache=True, nogil=True, **_BARE)
 inner: Callable[[Kernel], Kernel] = njit(**_INNER)
 inlined: Callable[[Kernel], Kernel] = njit(forceinline=True, **_INNER)  # for what every byte or value needs
 intrinsic: Callable[[Kernel], Kernel] = (

@@ -12,9 +12,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from ..compiling import kernel
 from ..events import I64
 
 NOT_ASCII, DEEP, NUMBER, UNREAD = 1, 2, 4, 8
@@ -23,7 +23,7 @@ _EXPONENT_DIGITS = 3  # 1e100 may be too large, 1e99 may not
 _RUN_DIGITS = 100  # so many digits in a row, with a shorter exponent, may be too large
 
 
-@njit(cache=True)
+@kernel
 def scan(data: NDArray[np.uint8], ends: I64, depth_max: int) -> NDArray[np.uint8]:
     """Joined records (b,) and where each ends (n,) -> flags (n,).
 
@@ -39,7 +39,7 @@ def scan(data: NDArray[np.uint8], ends: I64, depth_max: int) -> NDArray[np.uint8
     return flags
 
 
-@njit(cache=True)
+@kernel
 def _scan_one(data: Any, depth_max: int) -> int:
     flags = depth = run = 0
     exponent = 0  # 0: outside an exponent; 1 + its digits so far: inside

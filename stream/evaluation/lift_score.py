@@ -23,8 +23,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from numba import njit
 
+from ..compiling import kernel
 from ..events import I32, I64, Bool
 from .lift_trace import Trace
 
@@ -110,7 +110,7 @@ def follow(hit: Bool, step: I32, doubt: float = 0.0) -> I64:
 # --- kernels -------------------------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@kernel
 def _hits(  # type: ignore[no-untyped-def]
     step, user, item, before, after, n_items, n_users, n_segments,
     leader, growths, growth, priors, repeats,
@@ -169,7 +169,7 @@ def _hits(  # type: ignore[no-untyped-def]
     return hit, target
 
 
-@njit(cache=True)
+@kernel
 def _propose(counts, weight, shared, segment, priors, scores, lists):  # type: ignore[no-untyped-def]
     """Scores (c, i) and the best _LONG items (c, _LONG) of one segment's candidates; -1 fills up."""
     total = shared.sum()
@@ -183,7 +183,7 @@ def _propose(counts, weight, shared, segment, priors, scores, lists):  # type: i
         _best(scores[c], lists[c])
 
 
-@njit(cache=True)
+@kernel
 def _best(scores, out):  # type: ignore[no-untyped-def]
     """The items with the highest scores above 0, best first; ties: the lowest number first."""
     held = 0
@@ -200,7 +200,7 @@ def _best(scores, out):  # type: ignore[no-untyped-def]
     out[held:] = -1
 
 
-@njit(cache=True)
+@kernel
 def _listed(ranked, scores, item, known, event):  # type: ignore[no-untyped-def]
     """Whether `item` is among the first TOP that are not known to the event's user."""
     taken = 0
@@ -217,7 +217,7 @@ def _listed(ranked, scores, item, known, event):  # type: ignore[no-untyped-def]
     return _ahead(scores, item, known, event) < TOP
 
 
-@njit(cache=True)
+@kernel
 def _ahead(scores, item, known, event):  # type: ignore[no-untyped-def]
     """How many items not known to the event's user stand before `item`."""
     if scores[item] <= 0.0:

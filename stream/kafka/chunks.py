@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from ..compiling import kernel
 from ..events import I64, Records
 
 TRACEPARENT_BYTES_MAX = 256  # the standard's has 55; a longer one would only swell every record it passes to
@@ -112,7 +112,7 @@ def to_records(partition: int, chunks: Sequence[Chunk]) -> Records:
 # --- the walk: a place that is cut off is -1 -------------------------------------------------------------------
 
 
-@njit(cache=True)
+@kernel
 def _walk(data: NDArray[np.uint8], base: int, table: I64, wanted: NDArray[np.uint8], bytes_max: int) -> bool:
     """Fill a row of `table` (n, 7) for each record; whether `data` is n records and nothing else."""
     at = 0
@@ -132,7 +132,7 @@ def _walk(data: NDArray[np.uint8], base: int, table: I64, wanted: NDArray[np.uin
     return at == len(data)
 
 
-@njit(cache=True)
+@kernel
 def _varint(data: NDArray[np.uint8], at: int) -> tuple[int, int]:
     """A number, zigzag, seven bits a byte; and where it ends."""
     found, shift = 0, 0
@@ -145,7 +145,7 @@ def _varint(data: NDArray[np.uint8], at: int) -> tuple[int, int]:
     return 0, -1
 
 
-@njit(cache=True)
+@kernel
 def _part(data: NDArray[np.uint8], at: int) -> tuple[int, int]:
     """Start and end of bytes behind their length; for null the end is before the start."""
     length, start = _varint(data, at)
@@ -154,7 +154,7 @@ def _part(data: NDArray[np.uint8], at: int) -> tuple[int, int]:
     return start, start + length
 
 
-@njit(cache=True)
+@kernel
 def _headers(data: NDArray[np.uint8], at: int, place: I64, wanted: NDArray[np.uint8], bytes_max: int) -> int:
     """Where a record's headers end. The last traceparent that is not too long is noted in `place` (2,)."""
     place[0], place[1] = 0, -1
@@ -174,6 +174,6 @@ def _headers(data: NDArray[np.uint8], at: int, place: I64, wanted: NDArray[np.ui
     return at
 
 
-@njit(cache=True)
+@kernel
 def _same(name: NDArray[np.uint8], wanted: NDArray[np.uint8]) -> bool:
     return len(name) == len(wanted) and bool((name == wanted).all())

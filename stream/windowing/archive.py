@@ -7,8 +7,8 @@ with the same content give the same bytes, whatever shape the blocks have in mem
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from ..compiling import kernel
 from .blocks import (
     BUCKETS,
     CAP,
@@ -39,7 +39,7 @@ from .stamps import forget_stamps
 from .tallies import catch_up
 
 
-@njit(cache=True)
+@kernel
 def export_blocks(slabs, grid, owners, work, body):  # type: ignore[no-untyped-def]
     """Write the blocks of these owners into `body`; how many bytes. `work` holds any one block."""
     h, here, to = len(grid.tiles), np.int64(work.ctypes.data), np.int64(body.ctypes.data)
@@ -58,7 +58,7 @@ def export_blocks(slabs, grid, owners, work, body):  # type: ignore[no-untyped-d
     return to - begin
 
 
-@njit(cache=True)
+@kernel
 def put_head(block, owner, widths, counts, stamps):  # type: ignore[no-untyped-def]
     """Head of a block without spare room."""
     narrow = middle = wide = 0
@@ -74,7 +74,7 @@ def put_head(block, owner, widths, counts, stamps):  # type: ignore[no-untyped-d
         store16(block + QUEUES + QUEUE * g + CAP, counts[g])
 
 
-@njit(cache=True)
+@kernel
 def _measure(block, tiles, widths, counts):  # type: ignore[no-untyped-def]
     """The width that each lane needs, 0 where it is all zero, and the records of each horizon."""
     h = len(tiles)
@@ -100,7 +100,7 @@ def _measure(block, tiles, widths, counts):  # type: ignore[no-untyped-def]
             at += load16(queue + CAP) * stride
 
 
-@njit(cache=True)
+@kernel
 def _checked_size(slabs, tiles, block, left):  # type: ignore[no-untyped-def]
     """Bytes of a block, of which `left` can be read; -1 where no block is like that."""
     h = len(tiles)
@@ -123,7 +123,7 @@ def _checked_size(slabs, tiles, block, left):  # type: ignore[no-untyped-def]
     return size if 0 < size <= min(left, slabs.sizes[-1]) else -1
 
 
-@njit(cache=True)
+@kernel
 def import_blocks(slabs, tiles, body, begin):  # type: ignore[no-untyped-def]
     """Give every block of `body`, from byte `begin`, a place; where it stopped for want of spare memory.
 

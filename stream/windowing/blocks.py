@@ -23,8 +23,8 @@ a block is the address of its first byte (`memory.py`); widths and sizes are in 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from ..compiling import kernel
 from ..events import CHANNELS
 from .memory import load16, load32, load64, move, ones, store16, store32, store64, wipe
 from .slabs import HEAD, find, give, take_back
@@ -64,36 +64,36 @@ def reach(tiles: int) -> tuple[int, int]:
 # --- lanes ---------------------------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@kernel
 def sets_of(block):  # type: ignore[no-untyped-def]
     """Which lanes the block has, by width: narrow, middle, wide."""
     return load32(block + NARROW), load32(block + MIDDLE), load32(block + WIDE)
 
 
-@njit(cache=True)
+@kernel
 def put_sets(block, narrow, middle, wide):  # type: ignore[no-untyped-def]
     store32(block + NARROW, narrow)
     store32(block + MIDDLE, middle)
     store32(block + WIDE, wide)
 
 
-@njit(cache=True)
+@kernel
 def common_bytes(narrow, middle, wide):  # type: ignore[no-untyped-def]
     return 2 * ones(narrow & COMMON) + 4 * ones(middle & COMMON) + 8 * ones(wide)
 
 
-@njit(cache=True)
+@kernel
 def part_bytes(narrow, middle):  # type: ignore[no-untyped-def]
     return 2 * ones(narrow >> PART) + 4 * ones(middle >> PART)
 
 
-@njit(cache=True)
+@kernel
 def lane_width(narrow, middle, wide, lane):  # type: ignore[no-untyped-def]
     bit = 1 << lane
     return 2 if narrow & bit else 4 if middle & bit else 8 if wide & bit else 0
 
 
-@njit(cache=True)
+@kernel
 def lane_offset(narrow, middle, wide, lane):  # type: ignore[no-untyped-def]
     """Bytes between the first lane and this one, which the user has."""
     bit = 1 << lane
@@ -111,14 +111,14 @@ def lane_offset(narrow, middle, wide, lane):  # type: ignore[no-untyped-def]
     return at + 4 * ones(middle & COMMON) + 8 * ones(wide & below)
 
 
-@njit(cache=True)
+@kernel
 def get(at, width):  # type: ignore[no-untyped-def]
     if width == 2:
         return load16(at)
     return load32(at) if width == 4 else load64(at)
 
 
-@njit(cache=True)
+@kernel
 def put(at, width, value):  # type: ignore[no-untyped-def]
     if width == 2:
         store16(at, value)
@@ -128,7 +128,7 @@ def put(at, width, value):  # type: ignore[no-untyped-def]
         store64(at, value)
 
 
-@njit(cache=True)
+@kernel
 def width_for(lane, value, tiles):  # type: ignore[no-untyped-def]
     """Of a lane whose records reach `value`. Money, quantity and dwell start with 4: they soon want it."""
     if abs(value) > _MAX32 // tiles:
@@ -139,24 +139,24 @@ def width_for(lane, value, tiles):  # type: ignore[no-untyped-def]
 # --- places --------------------------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@kernel
 def totals_of(block, h):  # type: ignore[no-untyped-def]
     """Where the totals of a block of h horizons begin."""
     return block + QUEUES + QUEUE * h
 
 
-@njit(cache=True)
+@kernel
 def stamps_of(block, h):  # type: ignore[no-untyped-def]
     narrow, middle, wide = sets_of(block)
     return totals_of(block, h) + h * common_bytes(narrow, middle, wide) + part_bytes(narrow, middle)
 
 
-@njit(cache=True)
+@kernel
 def records_of(block, h):  # type: ignore[no-untyped-def]
     return stamps_of(block, h) + STAMP * load16(block + ROOM)
 
 
-@njit(cache=True)
+@kernel
 def size_of(block, h):  # type: ignore[no-untyped-def]
     """Bytes that the block's head asks for."""
     narrow, middle, wide = sets_of(block)
@@ -167,7 +167,7 @@ def size_of(block, h):  # type: ignore[no-untyped-def]
     return size + load16(block + QUEUES + QUEUE * (h - 1) + CAP) * part_bytes(narrow, middle)
 
 
-@njit(cache=True)
+@kernel
 def age_of(record, head):  # type: ignore[no-untyped-def]
     """How many tiles a record is behind the newest tile there is."""
     return (head - load32(record)) & _MASK32
@@ -176,7 +176,7 @@ def age_of(record, head):  # type: ignore[no-untyped-def]
 # --- another shape ----------------------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@kernel
 def _room(n, tiles):  # type: ignore[no-untyped-def]
     """Records that get room where n are needed: at least one, half as many again, few more than can be."""
     room = 1
@@ -185,7 +185,7 @@ def _room(n, tiles):  # type: ignore[no-untyped-def]
     return max(n, min(room, tiles + tiles // 4 if tiles >= 16 else tiles))
 
 
-@njit(cache=True)
+@kernel
 def refit(slabs, tiles, owner, narrow, middle, wide, growing, more_stamps):  # type: ignore[no-untyped-def]
     """The owner's block, with these lanes, and room for one more record of horizon `growing` and for
     `more_stamps`. What the old one holds goes over.
@@ -215,7 +215,7 @@ def refit(slabs, tiles, owner, narrow, middle, wide, growing, more_stamps):  # t
     return find(slabs, owner)
 
 
-@njit(cache=True)
+@kernel
 def transfer(source, to, h):  # type: ignore[no-untyped-def]
     """Copy what a block holds into another one, whose head says its lanes and its room."""
     store64(to + STAMPED, load64(source + STAMPED))
@@ -244,7 +244,7 @@ def transfer(source, to, h):  # type: ignore[no-untyped-def]
         to_record += load16(to_queue + CAP) * to_stride
 
 
-@njit(cache=True)
+@kernel
 def _transfer_whole(source, to, h):  # type: ignore[no-untyped-def]
     """The totals and the records, where the lanes are the same."""
     narrow, middle, wide = sets_of(source)
@@ -266,7 +266,7 @@ def _transfer_whole(source, to, h):  # type: ignore[no-untyped-def]
         to_record += load16(to_queue + CAP) * stride
 
 
-@njit(cache=True)
+@kernel
 def _lanes(source, to):  # type: ignore[no-untyped-def]
     """(n, 5) offset and width here and there, and whether a day part, of lanes wanted; n; bytes of both kinds."""
     narrow, middle, wide = sets_of(source)
@@ -287,7 +287,7 @@ def _lanes(source, to):  # type: ignore[no-untyped-def]
     )  # fmt: skip
 
 
-@njit(cache=True)
+@kernel
 def _copy_lanes(one, other, lanes, n, last):  # type: ignore[no-untyped-def]
     for j in range(n):
         if last or not lanes[j, 4]:
@@ -298,7 +298,7 @@ def _copy_lanes(one, other, lanes, n, last):  # type: ignore[no-untyped-def]
 # --- what has left ----------------------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@kernel
 def leave(queue, record, stride, total, sets, last, head, tiles):  # type: ignore[no-untyped-def]
     """Take the records that have left the window out of the totals."""
     first, count = load16(queue + FIRST), load16(queue + COUNT)
@@ -312,7 +312,7 @@ def leave(queue, record, stride, total, sets, last, head, tiles):  # type: ignor
         store16(queue + COUNT, count - gone)
 
 
-@njit(cache=True)
+@kernel
 def _subtract(one, total, sets, last):  # type: ignore[no-untyped-def]
     narrow, middle, wide = sets
     for _ in range(ones(narrow & COMMON)):

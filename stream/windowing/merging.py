@@ -7,8 +7,8 @@ has reached its type's limit: what was cut off of either is not known any more.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from ..compiling import kernel
 from ..events import CHANNELS
 from .blocks import (
     BUCKETS,
@@ -50,7 +50,7 @@ assert len(CHANNELS) + 1 == MONEY
 _DONE, _NO_ROOM, _NARROW = 0, 1, 2
 
 
-@njit(cache=True)
+@kernel
 def merge_blocks(slabs, grid, source, into, due_ms):  # type: ignore[no-untyped-def]
     """Add what owner `source` has to owner `into`; the source keeps its block. Needs spare chunks."""
     if find(slabs, source) == 0:
@@ -68,7 +68,7 @@ def merge_blocks(slabs, grid, source, into, due_ms):  # type: ignore[no-untyped-
     due_ms[into] = catch_up(find(slabs, into), grid) if find(slabs, into) else 0
 
 
-@njit(cache=True)
+@kernel
 def _value(block, grid, g, j, lane):  # type: ignore[no-untyped-def]
     """Age and tally of a lane in record j of horizon g; 0 where the block has no such lane."""
     h = len(grid.tiles)
@@ -84,7 +84,7 @@ def _value(block, grid, g, j, lane):  # type: ignore[no-untyped-def]
     return age_of(one, grid.heads[g]), value
 
 
-@njit(cache=True)
+@kernel
 def _add(slabs, grid, owner, g, age, lane, value):  # type: ignore[no-untyped-def]
     """Add to one tally of the owner, whose block is reshaped as far as need be."""
     wanted = np.int64(1) << lane
@@ -104,7 +104,7 @@ def _add(slabs, grid, owner, g, age, lane, value):  # type: ignore[no-untyped-de
             block = refit(slabs, grid.tiles, owner, narrow, middle, wide, -1, 0)
 
 
-@njit(cache=True)
+@kernel
 def _enter(block, grid, g, age, lane, value):  # type: ignore[no-untyped-def]
     h, sets = len(grid.tiles), sets_of(block)
     narrow, middle, wide = sets
@@ -131,7 +131,7 @@ def _enter(block, grid, g, age, lane, value):  # type: ignore[no-untyped-def]
     return _DONE
 
 
-@njit(cache=True)
+@kernel
 def _merge_stamps(slabs, grid, source, into):  # type: ignore[no-untyped-def]
     h, place = len(grid.tiles), np.int64(0)
     for bucket in range(BUCKETS):

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from ..compiling import kernel
 from ..events import I32, I64
 from .memory import load16, load64, move, store16
 from .slabs import HEAD, SPARE_MIN, Pool, drop, find, give
@@ -131,7 +131,7 @@ def _coded(names: Sequence[str]) -> Names:
 # --- kernels -------------------------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@kernel
 def _mix(x):  # type: ignore[no-untyped-def]
     """The end of splitmix64 (Steele, Lea and Flood, 2014)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -139,7 +139,7 @@ def _mix(x):  # type: ignore[no-untyped-def]
     return x ^ (x >> np.uint64(31))
 
 
-@njit(cache=True)
+@kernel
 def _hash(numbers, at, size):  # type: ignore[no-untyped-def]
     """31 bits of `size` bytes and the salt. Reads one byte more."""
     h, left = _mix(np.uint64(size) * np.uint64(0x9E3779B97F4A7C15) ^ np.uint64(numbers[_SALT])), size
@@ -152,7 +152,7 @@ def _hash(numbers, at, size):  # type: ignore[no-untyped-def]
     return np.int64(_mix(h ^ np.uint64(rest)) >> np.uint64(33))
 
 
-@njit(cache=True)
+@kernel
 def _is(block, at, size):  # type: ignore[no-untyped-def]
     """Whether the block holds this name."""
     if load16(block + HEAD) != size:
@@ -169,7 +169,7 @@ def _is(block, at, size):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(cache=True)
+@kernel
 def _probe(slabs, table, at, size, tag):  # type: ignore[no-untyped-def]
     """The cell of a name, or the free one where it belongs."""
     mask = len(table) - 1
@@ -181,7 +181,7 @@ def _probe(slabs, table, at, size, tag):  # type: ignore[no-untyped-def]
     return cell
 
 
-@njit(cache=True)
+@kernel
 def _find(slabs, table, numbers, text, ends):  # type: ignore[no-untyped-def]
     slots, at = np.empty(len(ends), np.int32), np.int64(text.ctypes.data)
     begin = np.int64(0)
@@ -193,7 +193,7 @@ def _find(slabs, table, numbers, text, ends):  # type: ignore[no-untyped-def]
     return slots
 
 
-@njit(cache=True)
+@kernel
 def _add(slabs, table, freed, numbers, text, ends, slots, first):  # type: ignore[no-untyped-def]
     """From name `first` on; where it stopped for want of spare memory, or -1 for want of slots."""
     at = np.int64(text.ctypes.data)
@@ -217,7 +217,7 @@ def _add(slabs, table, freed, numbers, text, ends, slots, first):  # type: ignor
     return len(ends)
 
 
-@njit(cache=True)
+@kernel
 def _take_slot(freed, numbers):  # type: ignore[no-untyped-def]
     if numbers[_FREED]:
         numbers[_FREED] -= 1
@@ -228,7 +228,7 @@ def _take_slot(freed, numbers):  # type: ignore[no-untyped-def]
     return numbers[_USED] - 1
 
 
-@njit(cache=True)
+@kernel
 def _remove(slabs, table, freed, numbers, slots):  # type: ignore[no-untyped-def]
     for i in range(len(slots)):
         block = find(slabs, slots[i])
@@ -242,7 +242,7 @@ def _remove(slabs, table, freed, numbers, slots):  # type: ignore[no-untyped-def
         drop(slabs, slots[i : i + 1])
 
 
-@njit(cache=True)
+@kernel
 def _close_gap(table, gap):  # type: ignore[no-untyped-def]
     """Free a cell; entries after it that would not be found any more move back."""
     mask = len(table) - 1
@@ -258,7 +258,7 @@ def _close_gap(table, gap):  # type: ignore[no-untyped-def]
     table[gap] = 0
 
 
-@njit(cache=True)
+@kernel
 def _lengths(slabs, slots, ends):  # type: ignore[no-untyped-def]
     total = 0
     for i in range(len(slots)):
@@ -268,7 +268,7 @@ def _lengths(slabs, slots, ends):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(cache=True)
+@kernel
 def _texts(slabs, slots, text):  # type: ignore[no-untyped-def]
     to = np.int64(text.ctypes.data)
     for slot in slots:

@@ -6,8 +6,8 @@ A row is written lane by lane as lanes lie in the block; what the user does not 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from ..compiling import kernel
 from .blocks import (
     COMMON,
     LANES,
@@ -35,7 +35,7 @@ _PRIOR = 4.0  # events' worth of an even day mixed into the shares: one visit is
 _PER_HORIZON = PART + 1  # common lanes and distinct items
 
 
-@njit(cache=True)
+@kernel
 def fill_rows(slabs, grid, estimate, slots, out, due_ms):  # type: ignore[no-untyped-def]
     """Columns of these users into out (m, >= columns), whose rows lie without gaps."""
     columns, parts = len(grid.tiles) * _PER_HORIZON, np.empty(LANES - PART)
@@ -51,7 +51,7 @@ def fill_rows(slabs, grid, estimate, slots, out, due_ms):  # type: ignore[no-unt
         _shares(parts, row + 4 * columns)
 
 
-@njit(cache=True)
+@kernel
 def look_rows(slabs, grid, estimate, slots, work, out):  # type: ignore[no-untyped-def]
     """The same columns from copies of the blocks: nothing leaves, nobody is less due. `work` holds any one block."""
     h, here, parts = len(grid.tiles), np.int64(work.ctypes.data), np.empty(LANES - PART)
@@ -67,7 +67,7 @@ def look_rows(slabs, grid, estimate, slots, work, out):  # type: ignore[no-untyp
         _shares(parts, row + 4 * columns)
 
 
-@njit(cache=True)
+@kernel
 def _fill(block, starts_s, estimate, row, parts):  # type: ignore[no-untyped-def]
     h = len(starts_s)
     narrow, middle, wide = sets_of(block)
@@ -101,7 +101,7 @@ def _fill(block, starts_s, estimate, row, parts):  # type: ignore[no-untyped-def
         store_float(row + 4 * (g * _PER_HORIZON + PART), np.float64(estimate[touched]))
 
 
-@njit(cache=True)
+@kernel
 def _shares(totals, row):  # type: ignore[no-untyped-def]
     events = totals[0] + totals[1] + totals[2] + totals[3] + _PRIOR
     for part in range(4):

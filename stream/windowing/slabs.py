@@ -19,9 +19,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from ..compiling import kernel
 from ..events import I32, I64
 from .memory import load16, load32, move, store16, store32
 
@@ -163,14 +163,14 @@ def _sizes(granules_max: int) -> I64:
 # --- kernels: a block is known by the address of its first byte --------------------------------------------
 
 
-@njit(cache=True)
+@kernel
 def find(slabs, owner):  # type: ignore[no-untyped-def]
     """The owner's block; 0: it has none."""
     place = np.int64(slabs.place[owner])
     return np.int64(slabs.memory.ctypes.data) + (place - 1) * GRANULE if place else np.int64(0)
 
 
-@njit(cache=True)
+@kernel
 def give(slabs, owner, size):  # type: ignore[no-untyped-def]
     """A block of at least `size` bytes for the owner. What it holds is anything."""
     c = slabs.class_of[(size + GRANULE - 1) // GRANULE]
@@ -190,7 +190,7 @@ def give(slabs, owner, size):  # type: ignore[no-untyped-def]
     return block
 
 
-@njit(cache=True)
+@kernel
 def take_back(slabs, block):  # type: ignore[no-untyped-def]
     """This block is not needed any more. Its owner's `place` is the caller's business."""
     memory = np.int64(slabs.memory.ctypes.data)
@@ -210,7 +210,7 @@ def take_back(slabs, block):  # type: ignore[no-untyped-def]
         slabs.in_last[c] = slabs.spare[2] // size if slabs.last[c] >= 0 else 0
 
 
-@njit(cache=True)
+@kernel
 def drop(slabs, owners):  # type: ignore[no-untyped-def]
     """Take back the blocks of these owners, those who have one."""
     for owner in owners:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from ..compiling import kernel
 from .blocks import BUCKETS, ROOM, STAMP, STAMPED, stamps_of
 from .memory import load16, load32, load64, move, ones, store32, store64
 
 SECOND_MAX = 2**32 - 1
 
 
-@njit(cache=True)
+@kernel
 def stamp(block, h, bucket, second, start_s):  # type: ignore[no-untyped-def]
     """Note that an item of this bucket was touched at `second`; False where there is no room for it."""
     bit, stamps = np.int64(1) << bucket, stamps_of(block, h)
@@ -32,7 +32,7 @@ def stamp(block, h, bucket, second, start_s):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(cache=True)
+@kernel
 def forget_stamps(block, h, start_s):  # type: ignore[no-untyped-def]
     """Drop the stamps from before `start_s`: no window will ever count them again."""
     stamped, kept = load64(block + STAMPED), np.int64(0)

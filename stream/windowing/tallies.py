@@ -13,8 +13,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from ..compiling import kernel
 from ..events import CHANNELS, I64
 from .blocks import (
     CAP,
@@ -78,7 +78,7 @@ class Grid(NamedTuple):
     deltas: I64  # (8, 5) of the event at hand
 
 
-@njit(cache=True)
+@kernel
 def add_events(  # type: ignore[no-untyped-def]
     slabs, grid, slots, channel, sign, time_ms, cents, milli, dwell_ms, item, due_ms, begin
 ):
@@ -114,7 +114,7 @@ def add_events(  # type: ignore[no-untyped-def]
     return len(slots)
 
 
-@njit(cache=True)
+@kernel
 def expect(slabs, slots, i, h):  # type: ignore[no-untyped-def]
     """Ask for what the users some places behind i will need, so that memory answers while others have their turn.
 
@@ -133,7 +133,7 @@ def expect(slabs, slots, i, h):  # type: ignore[no-untyped-def]
             _expect_rest(block, h, slabs.sizes[load16(block + CLASS)])
 
 
-@njit(cache=True)
+@kernel
 def _expect_rest(block, h, size):  # type: ignore[no-untyped-def]
     """All of a small block; of a large one the totals, and both ends of its records."""
     if size <= _SMALL:
@@ -156,7 +156,7 @@ def _expect_rest(block, h, size):  # type: ignore[no-untyped-def]
         record += load16(queue + CAP) * stride
 
 
-@njit(cache=True)
+@kernel
 def _list_deltas(deltas, channel, sign, time_ms, cents, milli, dwell_ms):  # type: ignore[no-untyped-def]
     """What the event adds: lane, delta, limit; day parts last. Where the list ends."""
     end = _note(deltas, channel, sign, _INT16_MAX)
@@ -174,7 +174,7 @@ def _list_deltas(deltas, channel, sign, time_ms, cents, milli, dwell_ms):  # typ
     return end
 
 
-@njit(cache=True)
+@kernel
 def _note(at, lane, delta, limit):  # type: ignore[no-untyped-def]
     store64(at + LANE, lane)
     store64(at + DELTA, delta)
@@ -182,7 +182,7 @@ def _note(at, lane, delta, limit):  # type: ignore[no-untyped-def]
     return at + ENTRY
 
 
-@njit(cache=True)
+@kernel
 def _unknown(block, deltas, end):  # type: ignore[no-untyped-def]
     """Lanes that the deltas need and the block lacks."""
     wanted, at = np.int64(0), deltas
@@ -195,7 +195,7 @@ def _unknown(block, deltas, end):  # type: ignore[no-untyped-def]
     return wanted & ~(narrow | middle | wide)
 
 
-@njit(cache=True)
+@kernel
 def furnish(slabs, tiles, owner, block, wanted):  # type: ignore[no-untyped-def]
     narrow, middle, wide = sets_of(block) if block else (np.int64(0), np.int64(0), np.int64(0))
     while wanted:
@@ -208,7 +208,7 @@ def furnish(slabs, tiles, owner, block, wanted):  # type: ignore[no-untyped-def]
     return refit(slabs, tiles, owner, narrow, middle, wide, -1, 0)
 
 
-@njit(cache=True)
+@kernel
 def widened(narrow, middle, wide, lane):  # type: ignore[no-untyped-def]
     bit = 1 << lane
     if narrow & bit:
@@ -216,7 +216,7 @@ def widened(narrow, middle, wide, lane):  # type: ignore[no-untyped-def]
     return narrow, middle ^ bit, wide | bit
 
 
-@njit(cache=True)
+@kernel
 def _enter(block, grid, time_ms, deltas, end, i, done):  # type: ignore[no-untyped-def]
     """Add the deltas, from `done` on in horizon i, to the record of the event's tile and to the total.
 
@@ -260,7 +260,7 @@ def _enter(block, grid, time_ms, deltas, end, i, done):  # type: ignore[no-untyp
     return h, deltas, first_ms
 
 
-@njit(cache=True)
+@kernel
 def _survey(deltas, end, narrow, middle, wide):  # type: ignore[no-untyped-def]
     """Look up where the lanes to be changed are; where the day parts begin in the list."""
     at = parts = deltas
@@ -274,7 +274,7 @@ def _survey(deltas, end, narrow, middle, wide):  # type: ignore[no-untyped-def]
     return parts
 
 
-@njit(cache=True)
+@kernel
 def _add(one, total, at, stop, reach_2, reach_4):  # type: ignore[no-untyped-def]
     """Add the deltas from `at` to a record, no further than their limits, and what was added to the total."""
     while at < stop:
@@ -289,7 +289,7 @@ def _add(one, total, at, stop, reach_2, reach_4):  # type: ignore[no-untyped-def
     return at
 
 
-@njit(cache=True)
+@kernel
 def record_of(queue, records, stride, age, head):  # type: ignore[no-untyped-def]
     """The record of the tile `age` tiles behind `head`, made if it is missing; 0: there is no room."""
     first, count = load16(queue + FIRST), load16(queue + COUNT)
@@ -318,7 +318,7 @@ def record_of(queue, records, stride, age, head):  # type: ignore[no-untyped-def
     return one
 
 
-@njit(cache=True)
+@kernel
 def _search(oldest, stride, count, age, head):  # type: ignore[no-untyped-def]
     """How many of `count` records are older than `age`."""
     low, high = np.int64(0), count
@@ -331,7 +331,7 @@ def _search(oldest, stride, count, age, head):  # type: ignore[no-untyped-def]
     return low
 
 
-@njit(cache=True)
+@kernel
 def catch_up(block, grid):  # type: ignore[no-untyped-def]
     """Take out what has left the windows; when they next lose a tile (0: never).
 
