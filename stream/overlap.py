@@ -12,9 +12,11 @@ together stays together under the same id.
     split     a group without an id, at least `HALF` of whose people are from one segment: its parent
     birth     a group without an id, otherwise: its people are new, or come from many segments
 
-Coming and going is counted against what is usual. People are new where they are more often new than those the
-parent keeps; people come no more where they come less than `HALF` as often as everybody does. So neither a shop whose
-visitors are mostly strangers nor one whose customers come twice a year is all births and deaths.
+Coming, going and moving are counted against what is usual. Where most people are no longer where they were, as in the
+first days of a stream or in a shop where nobody buys the same twice, an id stays at its own centre unless its people
+surely stayed there less than `HALF` as often as people do elsewhere. People are new where they are more often new than
+those the parent keeps; people come no more where they come less than `HALF` as often as everybody does. So neither a
+shop whose visitors are mostly strangers nor one whose customers come twice a year is all births and deaths.
 
 Fewer than `LEAST` people say nothing: then the rearrangement is believed as the model tells it.
 
@@ -37,7 +39,7 @@ from .ports import Intervention, Share
 HALF = 0.5
 LEAST = 8
 SURE = 2.0
-"""Standard deviations by which a segment's members must come too seldom, before it is said to die."""
+"""Standard deviations by which a segment's members must come, or stay, too seldom, before it is said to die."""
 SHARES_MAX = 4
 """Groups that a fact names as evidence."""
 SHARE_LEAST = 0.05
@@ -127,6 +129,8 @@ def _matched(table: Table, literal: I64, dead: Bool, elsewhere: Bool | None) -> 
     of_old = table.people / np.maximum(before, 1)[:, None]
     of_new = table.people / np.maximum(after, 1)[None, :]
     allowed = (table.people > 0) & ((of_old >= HALF) | (of_new >= HALF))
+    holds = np.flatnonzero(_holds(table, literal))
+    allowed[holds, literal[holds]] = True
     allowed &= ((table.ids > 0) & ~dead)[:, None] & table.used[None, :]
     few_left = np.where(dead, after[literal] < LEAST, before < LEAST)
     stays = (literal >= 0) & few_left  # nobody says otherwise
@@ -136,13 +140,23 @@ def _matched(table: Table, literal: I64, dead: Bool, elsewhere: Bool | None) -> 
     allowed[:, literal[stays]] = False
     rows = np.argsort(table.ids, kind="stable")  # ties go to the older segment, wherever it stands
     found = np.full(len(table.ids), -1, np.int64)
-    found[rows] = most_in_common(np.where(allowed, table.people, 0)[rows].astype(np.float64))
+    found[rows] = most_in_common(np.where(allowed, np.maximum(table.people, 1), 0)[rows].astype(np.float64))
     found[stays] = literal[stays]
     if (found < 0).all() and (table.ids > 0).any():  # somebody has to be there to take over
         counts = np.where(table.used[None, :] & (table.ids > 0)[:, None], table.people, -1)
         i, j = np.unravel_index(int(counts.argmax()), counts.shape)
         found[i] = j
     return found
+
+
+def _holds(table: Table, literal: I64) -> Bool:
+    """(k,) segments whose people did not surely stay less than `HALF` as often as all people stayed where they were."""
+    rows = np.flatnonzero(literal >= 0)
+    stayed = np.zeros(len(literal))
+    stayed[rows] = table.people[rows, literal[rows]]
+    half = HALF * _part(int(stayed.sum()), int(table.before.sum())) * table.before
+    result: Bool = (literal >= 0) & (stayed >= half - SURE * np.sqrt(half))
+    return result
 
 
 def most_in_common(weights: F64) -> I64:

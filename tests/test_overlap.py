@@ -159,6 +159,34 @@ def test_as_many_people_as_possible_keep_their_id():
     assert naming.order.tolist() == [1, 0]
 
 
+@given(st.integers(4, 12), st.integers(8, 400), st.floats(0.0, 1.0))
+def test_where_everybody_is_on_the_move_every_id_stays_at_its_centre(k, people, stayed):
+    """However few stay: in each group as many as in any other."""
+    here = round(stayed * people)
+    rest = [(people - here) // (k - 1)] * (k - 1)
+    rows = [[*rest[:i], here, *rest[i:]] for i in range(k)]
+    naming = name_groups(table(rows, new=[people] * k), [], np.ones(k, bool))
+    assert not naming.facts
+    assert naming.order.tolist() == list(range(k))
+
+
+def test_a_group_whose_people_stayed_surely_less_than_usual_ends_where_half_of_all_are_on_the_move():
+    """60 of 120 stayed in each of three groups, 3 of 120 in the fourth: others are at its centre now."""
+    rows = [[60, 20, 20, 20], [20, 60, 20, 20], [20, 20, 60, 20], [39, 39, 39, 3]]
+    (ended, begun) = name_groups(table(rows, new=[0, 0, 0, 200]), [], np.ones(4, bool)).facts
+    assert (ended.kind, ended.centre, ended.in_place) == ("death", 3, True)
+    assert (begun.kind, begun.centre) == ("birth", 3)
+    rows[3] = [
+        36,
+        36,
+        36,
+        12,
+    ]  # a quarter of the usual share is too few; a quarter of twelve people says little
+    assert name_groups(table(rows, new=[0, 0, 0, 200]), [], np.ones(4, bool)).facts
+    few = [*rows[:3], [4, 4, 3, 1]]
+    assert not name_groups(table(few, new=[0, 0, 0, 200]), [], np.ones(4, bool)).facts
+
+
 # --- laws ------------------------------------------------------------------------------------------------
 
 
@@ -271,7 +299,7 @@ def test_the_past_knows_what_time_it_was_so_many_rows_ago(steps, rows):
     assert again.ago_ms(rows) == found
     slack = past.home_rows // MARKS + 400  # a mark is made between steps
     if rows + slack < len(times):
-        assert times[len(times) - rows - slack] <= found <= times[len(times) - rows - 1]
+        assert times[len(times) - rows - slack] <= found <= (times[len(times) - rows - 1] if rows else now_ms)
     assert len(past.snapshot()["marks"]) <= MARKS + 2
 
 

@@ -163,7 +163,7 @@ def test_arrows_point_inward(path):
 
 @pytest.mark.parametrize("path", sorted([*ENCODERS.glob("*.py"), *SINKS.glob("*.py")]), ids=lambda p: p.name)
 def test_plug_ins_know_only_facts_and_ports(path):
-    """Encoders and sinks import the trunk's facts, ports, configuration and compiler settings, and each other's neighbours."""
+    """Encoders and sinks import the trunk's facts, ports, configuration, the compiler; and neighbours."""
     allowed = {"events", "ports", "config", "manifest", "digest", "disk", "compiling"}
     imported = {p for p in _internal(path) if p.exists() and STREAM in p.parents}
     allowed_folders = {STREAM / "kafka"} if path.name == "kafka.py" else set()
