@@ -17,9 +17,10 @@ from broker import PASSWORD, USER, Broker
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove
 from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment
+from kafka.structs import MemberState
 from kafka_kit import (
     create_topics,
     eventually,
@@ -38,8 +39,8 @@ from shoal.stream.config import Kafka
 from shoal.stream.events import CHANGES, MANIFEST, MEMBERS, REJECTED, OutRecord, Range
 from shoal.stream.kafka.admin import REJECTED_MAX_BYTES, wanted
 from shoal.stream.kafka.client import wait_for_broker
-from shoal.stream.kafka.group import OneOwner, choose
-from shoal.stream.kafka.settings import PASSWORD_VARIABLE, Secret, settings, transactional_id
+from shoal.stream.kafka.group import OneOwner, Ownership, choose, keep_joining
+from shoal.stream.kafka.settings import PASSWORD_VARIABLE, Secret, input_topic, settings, transactional_id
 from shoal.stream.ports import BrokerGone, CommitUnknown, ConfigError, Phase, SourceGone, TopicsMissing
 from shoal.stream.wiring import kafka_library
 
@@ -567,3 +568,32 @@ def test_waiting_for_a_broker_ends_when_told_to_stop() -> None:
 @kafka
 def test_a_broker_that_answers_is_not_waited_for(broker: Broker) -> None:
     wait_for_broker(Kafka(bootstrap_servers=broker.address, broker_wait_s=0), lambda: False)
+
+
+@kafka
+def test_a_join_for_new_partitions_that_outlasts_its_polls_is_not_forgotten(broker: Broker) -> None:
+    """The topic is created after the first join, and every poll is over before the second one is."""
+    config, owner = kafka_config(broker), OneOwner()
+    ownership = Ownership(owner)
+    consumer = KafkaConsumer(
+        bootstrap_servers=broker.address,
+        group_id=config.group_id,
+        partition_assignment_strategy=[owner],
+        metadata_max_age_ms=200,
+        allow_auto_create_topics=False,
+    )
+
+    def settled(timeout_ms: int) -> bool:
+        for _ in range(50):
+            consumer.poll(timeout_ms)
+            keep_joining(consumer)
+        return bool(consumer.group_metadata().state == MemberState.STABLE)
+
+    try:
+        consumer.subscribe([input_topic(config)], listener=ownership)
+        eventually(lambda: settled(50), 30)
+        assert not ownership.partitions
+        create_topics(config)
+        eventually(lambda: settled(4) and ownership.partitions, 30)
+    finally:
+        consumer.close(autocommit=False, timeout_ms=1500)

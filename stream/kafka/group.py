@@ -106,6 +106,18 @@ class Ownership(ConsumerRebalanceListener):  # type: ignore[misc]
         self.on_partitions_revoked(lost)
 
 
+def keep_joining(consumer: Any) -> None:
+    """After each poll of `consumer`: a join that is under way is still wanted.
+
+    A member that learns of new partitions joins again. If that join is not over when the poll's time is, the library
+    (3.0.12) asks the metadata once more whether to join, finds that the assignment made meanwhile fits them, and never
+    looks at the outcome: the member neither works nor stands by, for as long as nobody else comes or goes.
+    """
+    coordinator = consumer._coordinator
+    if getattr(coordinator, "_join_task", None) is not None:
+        coordinator.request_rejoin()
+
+
 class Beside:
     """Makes a call again and again, in a thread of its own, while the block does something else.
 

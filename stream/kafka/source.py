@@ -46,7 +46,7 @@ from .client import (
     wait_for_broker,
 )
 from .columns import use_columns
-from .group import Beside, OneOwner, Ownership, other_client, session_refused
+from .group import Beside, OneOwner, Ownership, keep_joining, other_client, session_refused
 from .place import Place
 from .reader import FETCH, Reader, to_records
 from .settings import settings
@@ -173,7 +173,7 @@ class KafkaSource(Place):
         assert self._consumer is not None
         self._pause_all()
         with suppress(NoOffsetForPartitionError):  # assigned, and seek() has not come yet
-            self._consumer.poll(timeout_ms, max_records=1)
+            self._polled(timeout_ms, 1)
         self._pause_all()
 
     def _pause_all(self) -> None:
@@ -251,7 +251,7 @@ class KafkaSource(Place):
         found: dict[TopicPartition, list[Any]] = {}
         try:
             with reading_errors(self._config, self._topic):
-                found = self._consumer.poll(timeout_ms, max_records=max_records)
+                found = self._polled(timeout_ms, max_records)
         except (OffsetOutOfRangeError, LogTruncationError) as error:
             with suppress(KafkaError, TimeoutError):  # knows the bounds, if there is an answer
                 self._watch.check(self._next)
@@ -261,6 +261,14 @@ class KafkaSource(Place):
         except NoOffsetForPartitionError:
             pass  # partitions that came while working: told below
         self._check_ownership()
+        return found
+
+    def _polled(self, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Any]]:
+        assert self._consumer is not None
+        try:
+            found: dict[TopicPartition, list[Any]] = self._consumer.poll(timeout_ms, max_records=max_records)
+        finally:
+            keep_joining(self._consumer)
         return found
 
     @contextmanager
