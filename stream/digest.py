@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from functools import lru_cache
 
 import numpy as np
 
@@ -30,12 +31,22 @@ def output_hash(records: Iterable[OutRecord]) -> str:
     """Of everything a step publishes except its manifest, in order."""
     h = hashlib.blake2b(digest_size=16)
     for record in records:
-        fields = [record.topic.encode(), record.key, record.value]
+        parts = [_name(record.topic), _field(record.key), _field(record.value)]
         for name, value in record.headers:
-            fields += [name.encode(), value]
-        parts = [b"\x00" if f is None else b"\x01%b%b" % (len(f).to_bytes(8, "little"), f) for f in fields]
-        h.update(b"".join(parts) + b"\x02")
+            parts += (_name(name), _field(value))
+        parts.append(b"\x02")
+        h.update(b"".join(parts))
     return h.hexdigest()
+
+
+def _field(value: bytes | None) -> bytes:
+    return b"\x00" if value is None else b"\x01%b%b" % (len(value).to_bytes(8, "little"), value)
+
+
+@lru_cache(maxsize=1024)
+def _name(text: str) -> bytes:
+    """Of a topic or a header: there are few of them."""
+    return _field(text.encode())
 
 
 class Chain:

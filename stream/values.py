@@ -30,7 +30,7 @@ from .events import (
     is_control,
 )
 from .explain import INTEREST, explain, rounded
-from .membership import LEFT, REMAPPED, Moves
+from .membership import LEFT, Moves
 from .users import ANONYMOUS
 
 Value = dict[str, Any]
@@ -143,7 +143,7 @@ def change_values(
             "to": target,
             "reason": reason,
             "confidence": None if transition == LEFT else confidence,
-            "explanation": None if transition in (REMAPPED, LEFT) else explanation,
+            "explanation": explanation,
             "lifecycle": None if transition == LEFT else life,
             "model": told.model,
             "position": position,
@@ -196,11 +196,19 @@ def _positions(told: Told, records: Records) -> Iterator[Value]:
 
 
 def _explanations(told: Told, catalog: Catalog) -> Iterator[Value | None]:
-    """What made each user fit its new segment; None for farewells."""
-    moves, scored = told.moves, told.scored
-    if scored is None:
-        yield from [None] * len(moves)
+    """What made each user fit its new segment; None for those who left, and those who stayed where they were."""
+    if told.scored is None:
+        yield from [None] * len(told.moves)
         return
+    explained = ~told.moves.remapped() & (told.moves.after != 0)
+    values = _explained(told, told.scored, np.flatnonzero(explained), catalog)
+    for here in explained.tolist():
+        yield next(values) if here else None
+
+
+def _explained(told: Told, scored: Scored, rows: I64, catalog: Catalog) -> Iterator[Value]:
+    """Of these of its moves."""
+    moves = told.moves.take(rows)
     unknown = (moves.before == 0) | np.isin(moves.before, list(catalog.hidden))
     before = np.where(unknown, -1, moves.centre_before).astype(np.int32)
     found = explain(catalog, scored.raw[moves.row], scored.x[moves.row], before, moves.centre_after)
@@ -208,7 +216,7 @@ def _explanations(told: Told, catalog: Catalog) -> Iterator[Value | None]:
     silent = np.isin(moves.after, list(catalog.hidden))
     shown = np.where(catalog.interest[found.column], len(catalog.features), found.column)
     table = _rows(silent, shown, *map(rounded, found.numbers()))
-    for i, ((hides, *row), first) in enumerate(zip(table, unknown.tolist(), strict=True)):
+    for i, (hides, *row), first in zip(rows.tolist(), table, unknown.tolist(), strict=True):
         yield {
             "features": [
                 {
