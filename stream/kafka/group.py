@@ -113,7 +113,7 @@ def keep_joining(consumer: Any) -> None:
     (3.0.12) asks the metadata once more whether to join, finds that the assignment made meanwhile fits them, and never
     looks at the outcome: the member neither works nor stands by, for as long as nobody else comes or goes.
     """
-    coordinator = consumer._coordinator
+    coordinator = getattr(consumer, "_coordinator", None)
     if getattr(coordinator, "_join_task", None) is not None:
         coordinator.request_rejoin()
 
