@@ -114,7 +114,7 @@ def keep_joining(consumer: Any) -> None:
     looks at the outcome: the member neither works nor stands by, for as long as nobody else comes or goes.
     """
     coordinator = getattr(consumer, "_coordinator", None)
-    if getattr(coordinator, "_join_task", None) is not None:
+    if coordinator is not None and coordinator._join_task is not None:
         coordinator.request_rejoin()
 
 
