@@ -17,6 +17,7 @@ from kafka.structs import OffsetAndMetadata
 from ..config import Kafka
 from ..ports import ConfigError, Stopped
 from .admin import REJECTED_MAX_BYTES
+from .batches import Sending, send_all
 from .client import Patience, bounded, broker_away, close_quietly, make, never
 from .port import ClientError, Log, Producer
 from .reader import Reader
@@ -93,7 +94,7 @@ class PythonProducer:
 
     def __init__(self, producer: Any) -> None:
         self._producer = producer
-        self._futures: list[Any] = []  # of the records sent since the last flush
+        self._sent: list[Sending] = []  # since the last flush
 
     def begin(self) -> None:
         with _client_errors():
@@ -107,19 +108,16 @@ class PythonProducer:
         headers: Sequence[tuple[str, bytes]],
         partition: int | None,
     ) -> None:
-        with _client_errors():
-            future = self._producer.send(
-                topic, key=key, value=value, headers=list(headers), partition=partition
-            )
-        self._futures.append(future)
+        self._sent.append(Sending(topic, key, value, headers, partition))
 
     def flush(self, timeout_s: float) -> None:
         with _client_errors():
+            futures = send_all(self._producer, self._sent)
             self._producer.flush(timeout=timeout_s)
-            for future in self._futures:
+            for future in futures:
                 if not future.succeeded():
                     raise future.exception or KafkaTimeoutError("a record was not acknowledged")
-        self._futures = []
+        self._sent = []
 
     def send_offsets(self, topic: str, offsets: Mapping[int, int], member: Any, timeout_s: float) -> None:
         named = {TopicPartition(topic, p): OffsetAndMetadata(at, "", -1) for p, at in offsets.items()}
@@ -129,7 +127,7 @@ class PythonProducer:
             )
 
     def commit(self, timeout_s: float) -> None:
-        assert not self._futures, f"{len(self._futures)} records sent, and not flushed"
+        assert not self._sent, f"{len(self._sent)} records sent, and not flushed"
         with _client_errors():
             bounded(lambda: (self._producer.commit_transaction(),), timeout_s, "commit")
 
