@@ -22,6 +22,20 @@ def missing(part: str, how: str) -> None:
     pytest.skip(message)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two processes, each with its own kind: what waits for a broker or a server, first and in one place, beside
+    what computes."""
+    waits = [any(item.get_closest_marker(part) for part in ("kafka", "prometheus")) for item in items]
+    for item, real in zip(items, waits, strict=True):
+        if real:
+            item.add_marker(pytest.mark.xdist_group("real"))
+    order = sorted(
+        range(len(items)), key=lambda at: (not waits[at], "test_wheel" not in items[at].nodeid, at)
+    )
+    items[:] = [items[at] for at in order]
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """Folder of the open data files; tests that need it are skipped where it does not exist."""
