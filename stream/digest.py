@@ -32,9 +32,9 @@ def output_hash(records: Iterable[OutRecord]) -> str:
     h = hashlib.blake2b(digest_size=16)
     for record in records:
         parts = [_name(record.topic), _field(record.key), _field(record.value)]
-        for name, value in record.headers:
+        for name, value in record.headers[:1]:
             parts += (_name(name), _field(value))
-        parts.append(b"\x02")
+        parts += (_shared(record.headers[1:]), b"\x02")
         h.update(b"".join(parts))
     return h.hexdigest()
 
@@ -47,6 +47,12 @@ def _field(value: bytes | None) -> bytes:
 def _name(text: str) -> bytes:
     """Of a topic or a header: there are few of them."""
     return _field(text.encode())
+
+
+@lru_cache(maxsize=64)
+def _shared(headers: tuple[tuple[str, bytes], ...]) -> bytes:
+    """Of the headers behind the first: most records of a topic and a step have the same."""
+    return b"".join([_name(name) + _field(value) for name, value in headers])
 
 
 class Chain:
