@@ -126,26 +126,10 @@ class Attribution:
         self, verdict: Verdict, moves: Moves, moved: I64, scored: Scored, publisher: Publisher, scales: Scales
     ) -> Verdict:
         """The same verdict, with its `moved` rows, these moves, parted."""
-        slot, old, new = moves.slot, moves.centre_before, moves.centre_after
+        slot, today = moves.slot, scored.z[moves.row]
         index = self._earlier.index(self._number[slot], publisher.version)
         then = self._earlier.embed(scored.raw[moves.row], index, scales, publisher)  # (n, e)
-        now = lead(scored.z[moves.row], self._earlier.latest.centres, old, new)
-        start, user_shift, placed = (
-            self._lead[slot].astype(np.float64),
-            np.zeros(len(slot)),
-            np.zeros_like(slot, np.bool_),
-        )
-        for at in np.unique(index).tolist():
-            rows = np.flatnonzero(index == at)
-            parted = self._part(
-                at,
-                slot[rows],
-                old[rows],
-                new[rows],
-                None if then is None else then[rows],
-                scored.z[moves.row[rows]],
-            )
-            start[rows], user_shift[rows], placed[rows] = parted
+        start, now, user_shift, placed = self._part(index, moves, then, today)
         model_shift = start - now - user_shift
         kind = np.array(verdict.kind, object)
         same = self._version[slot] == publisher.version
@@ -155,29 +139,30 @@ class Attribution:
         shifts[:, moved] = user_shift, model_shift
         return Verdict(tuple(kind.tolist()), *shifts)
 
-    def _part(
-        self, at: int, slot: I32, old: I32, new: I32, then: F32 | None, today: F32
-    ) -> tuple[F64, F64, Bool]:
-        """The lead at the anchor, what the user took from it, and where the new segment was placed since; (n,) each.
+    def _part(self, index: I64, moves: Moves, then: F32 | None, today: F32) -> tuple[F64, F64, F64, Bool]:
+        """The lead at the anchor, the lead now, what the user took, where the new segment was placed since; (n,) each.
 
-        Of moves whose old model is `at`; today's rows embedded by it, `then`, and by today's, (n, e) each.
+        Of moves whose old models are `index` (n,); today's rows embedded by those, `then`, and by today's, (n, e) each.
         """
-        centres, latest = self._earlier[at].centres, self._earlier.latest.centres
-        placed = np.isnan(centres[new, 0])
-        start = self._lead[slot].astype(np.float64)
-        known = ~placed & ~self._stale[slot] & (self._version[slot] == self._earlier[at].version)
-        start[known] = lead(self._z[slot[known]], centres, old[known], new[known])
+        slot, old, new = moves.slot, moves.centre_before, moves.centre_after
+        centres = self._earlier.centres()  # (m, k, e)
+        latest, was = centres[-1], centres[index, old]  # (k, e), (n, e)
+        anchor, stale = self._z[slot], self._stale[slot]
+        placed = np.isnan(centres[index, new, 0])
+        known = ~placed & ~stale & (self._version[slot] == self._earlier.versions()[index])
+        at_anchor = _lead(anchor, was, centres[index, new])
+        start = np.where(known, at_anchor, self._lead[slot].astype(np.float64))
         now = lead(today, latest, old, new)
         if then is None:
-            return start, start - now, placed
-        rival = np.where(placed, _rival(then, centres, old), new) if placed.any() else new
-        new_row = lead(then, centres, old, rival)
-        old_row = lead(self._z[slot] + (today - then), latest, old, new)
-        first, second = start - new_row, old_row - now
-        stale = self._stale[slot]
-        first[stale] = (lead(self._z[slot], centres, old, rival) - new_row)[stale]
+            return start, now, start - now, placed
+        rival = new.copy()
+        rival[placed] = _rival(then[placed], centres[index[placed]], old[placed])
+        facing = centres[index, rival]
+        new_row = _lead(then, was, facing)
+        old_row = lead(anchor + (today - then), latest, old, new)
+        first, second = np.where(stale, _lead(anchor, was, facing), start) - new_row, old_row - now
         user = np.where(new_row < 0, first, np.where(old_row < 0, second, (first + second) / 2))
-        return start, np.where(np.isnan(user), start - now, user), placed
+        return start, now, np.where(np.isnan(user), start - now, user), placed
 
     def remember(self, scored: Scored, version: int) -> None:
         """Anchor the users that are in their own segment. Called after `judge`, before learning."""
@@ -254,7 +239,11 @@ def lead(z: F32, centres: F64, old: I32, new: I32) -> F64:
 
     (n,) in -1..1; negative where the new centre is nearer; 0 where the two centres coincide.
     """
-    c_old, c_new = centres[old], centres[new]  # (n, e)
+    return _lead(z, centres[old], centres[new])
+
+
+def _lead(z: F32, c_old: F64, c_new: F64) -> F64:
+    """The same, of centres (n, e) that are each row's own."""
     gap = np.sqrt(np.square(c_new - c_old).sum(axis=1))
     to_old = np.sqrt(np.square(z - c_old).sum(axis=1))
     to_new = np.sqrt(np.square(z - c_new).sum(axis=1))
@@ -270,6 +259,6 @@ def _runner_up(distances: F64, own: I32) -> I32:
 
 
 def _rival(z: F32, centres: F64, old: I32) -> I32:
-    """(n,) the centre nearest to z (n, e) other than the old one, of those that are there; the old one if none is."""
-    squares = np.square(z[:, None, :] - centres[None, :, :]).sum(axis=2)
+    """(n,) the centre (n, k, e) nearest to z (n, e) other than the old one, of those there; the old one if none is."""
+    squares = np.square(z[:, None, :] - centres).sum(axis=2)
     return _runner_up(np.where(np.isnan(squares), np.inf, squares), old)

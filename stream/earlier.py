@@ -47,6 +47,14 @@ class Earlier:
     def __getitem__(self, at: int) -> Model:
         return self._models[at]
 
+    def centres(self) -> F64:
+        """(m, k, e) of all models kept, the latest last; NaN for what has been placed elsewhere since."""
+        return np.stack([one.centres for one in self._models])
+
+    def versions(self) -> I64:
+        """(m,) of the encoder of each."""
+        return np.array([one.version for one in self._models])
+
     @property
     def latest(self) -> Model:
         assert self._models, "no model was kept: judge() comes first"
@@ -68,18 +76,18 @@ class Earlier:
     def index(self, number: I32, version: int) -> I64:
         """(n,) the model kept for each of these steps, among those that `version` or the one before made."""
         numbers = np.array([one.number for one in self._models])
-        usable = int(np.argmax([one.version >= version - 1 for one in self._models]))
+        usable = int(np.argmax(self.versions() >= version - 1))
         found = np.searchsorted(numbers, number, side="left")
         return np.clip(found, usable, len(numbers) - 1).astype(np.int64)
 
     def embed(self, raw: F32, index: I64, scales: Scales, publisher: Publisher) -> F32 | None:
         """Rows (n, d) as model `index` (n,) would have embedded them, (n, e); NaN where it cannot be asked."""
         z = None
-        version = np.array([one.version for one in self._models])[index]
+        version = self.versions()[index]
         x = np.empty_like(raw)
         for at in np.unique(index).tolist():
             mine = index == at
-            x[mine] = scales.scale(raw[mine], self._models[at].scale)
+            x[mine] = scales.scale(raw[mine], self[at].scale)
         for rows, encode in (
             (np.flatnonzero(version == publisher.version), publisher.encode),
             (np.flatnonzero(version != publisher.version), publisher.encode_previous),

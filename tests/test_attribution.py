@@ -1,5 +1,6 @@
 """Why a user changed: planted causes are found, and the shifts account for the whole swing."""
 
+from copy import deepcopy
 from types import SimpleNamespace
 
 import numpy as np
@@ -146,6 +147,29 @@ def test_one_batch_may_hold_all_kinds():
     assert moves.transitions() == ["moved", "moved", "assigned"]
     assert verdict.kind == ("user_behavior", "segment_moved", "user_behavior")
     assert verdict.user_shift[2] == 0.0
+
+
+steps = st.lists(st.tuples(*[st.floats(-20, 20, width=32)] * 6), min_size=1, max_size=8)
+
+
+@given(steps, st.booleans(), st.integers(0, 2))
+@settings(max_examples=100, deadline=None)
+def test_many_moves_are_judged_as_each_would_be_alone(walk, published, placed):
+    """Anchors under many models, encoders and placements: each move has its own, whoever is judged beside it."""
+    scene = Scene(centres=(OLD, NEW, [5.0, 9.0]), users_max=3)
+    for number, step in enumerate(walk):
+        scene.step([number % 3, 2][: 1 + number % 2], [step[:2], step[2:4]][: 1 + number % 2])
+        scene.centres = scene.centres + np.array([step[:2], step[2:4], step[4:]]) / 16
+    scene.attribution.intervene([Intervention("birth", placed, -1, -1, "misplaced", 0.1)])
+    if published:
+        scene.publisher = FakePublisher(previous=lambda x: x * np.float32(0.5))
+        scene.publisher.version = 2
+    points = np.array([scene.centres[1], scene.centres[2], scene.centres[0]], np.float32)
+    alone = [deepcopy(scene).step([slot], points[slot : slot + 1]) for slot in range(3)]
+    together = scene.step([0, 1, 2], points)
+    for column in ("kind", "user_shift", "model_shift"):
+        own = [value for _, verdict in alone for value in list(getattr(verdict, column))]
+        assert list(getattr(together[1], column)) == own
 
 
 def test_expiry_has_no_shifts():
