@@ -11,7 +11,7 @@ it was: the interest directions, the shares of the day, and the time since the f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from .events import CHANNELS, F32, F64, I64, Bool
 
 PURCHASE = CHANNELS.index("purchase")
 _DWELLERS = [CHANNELS.index(name) for name in ("view", "dwell", "play")]
+_DWELLS = np.isin(np.arange(len(CHANNELS)), _DWELLERS)
 _AMOUNTS = ("money", "quantity", "dwell_ms", "distinct_items")
 
 
@@ -34,9 +35,12 @@ class Edits:
     tasteful: Bool  # (c,) about what the segment in question takes to; the interest columns are the caller's
 
 
-def stacked(edits: Sequence[Edits]) -> Edits:
-    """Several of them as one."""
-    return Edits(*(np.concatenate([getattr(one, f.name) for one in edits]) for f in fields(Edits)))
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """What one event of n users comes to: money, pieces, dwell time, distinct items."""
+
+    fewer: F64  # (n, 4, h) on average in each band
+    more: F64  # (n, 4) on average for the user, or for the segment in question where the user has none
 
 
 class Behaviour:
@@ -68,52 +72,49 @@ class Behaviour:
         there: Bool = raw[:, self._tenure][:, None] >= self._begins_ms
         return there
 
-    def edited(self, raw: F32, means: F64, edits: Edits, onto: F32 | None = None) -> F32:
-        """Rows (c, d) after each edit of raw (n, d), or of `onto` (c, d), rows that were edited before.
+    def amounts(self, raw: F32, means: F64) -> Amounts:
+        """Of rows (n, d); `means` (n, d): of the segment in question, what events come to where the user has none."""
+        total, per = raw[:, self._amount].astype(np.float64), self._spread(raw)  # (n, 4, h)
+        usual = _ratio(total[..., -1], per[..., -1])
+        others = _ratio(means[:, self._amount[:, -1]], self._spread(means)[..., -1])
+        return Amounts(_ratio(_bands(total), _bands(per)), np.where(per[..., -1] > 0, usual, others))
 
-        `means` (n, d): of the segment in question, what events come to where the user has none.
-        """
+    def _spread(self, rows: F32 | F64) -> F64:
+        """(n, 4, h) how many events each amount is spread over."""
+        bought = rows[:, self.count[PURCHASE]]
+        dwelt = rows[:, self.count[_DWELLERS]].sum(axis=1)
+        return np.stack([bought, bought, dwelt, rows[:, self.all]], axis=1).astype(np.float64)
+
+    def edited(self, raw: F32, amounts: Amounts, edits: Edits, onto: F32 | None = None) -> F32:
+        """Rows (c, d) after each edit of raw (n, d), or of `onto` (c, d), rows that were edited before."""
         out = raw[edits.user].copy() if onto is None else onto
-        amounts = self._amounts(raw, means, edits)  # (c, 4)
-        for g in range(len(self.horizons)):
-            rows = np.flatnonzero(edits.band <= g)
-            n = edits.events[rows]
-            out[rows, self.count[edits.channel[rows], g]] += n
-            out[rows, self.all[g]] += n
-            for a in range(len(_AMOUNTS)):
-                out[rows, self._amount[a, g]] += n * amounts[rows, a]
+        each = self._each(amounts, edits)  # (c, 4)
+        rows, g = np.nonzero(
+            edits.band[:, None] <= np.arange(len(self.horizons))
+        )  # every horizon from the band's on
+        n = edits.events[rows]
+        out[rows, self.count[edits.channel[rows], g]] += n
+        out[rows, self.all[g]] += n
+        out[rows[:, None], self._amount.T[g]] += n[:, None] * each[rows]
         more = np.flatnonzero(edits.events > 0)
         age_ms = self._ages_ms[edits.band[more]]
         out[more, self._recency] = np.minimum(out[more, self._recency], age_ms)
         return out
 
-    def _amounts(self, raw: F32, means: F64, edits: Edits) -> F64:
-        """(c, 4) what one such event comes to: money, pieces, dwell time, distinct items."""
-        out = np.zeros((len(edits.user), len(_AMOUNTS)))
-        fewer = edits.events < 0
-        for a in range(len(_AMOUNTS)):
-            per = self._counted(raw, a)  # (n, h) the events it is spread over
-            total = raw[:, self._amount[a]].astype(np.float64)
-            here = _ratio(_bands(total), _bands(per))[edits.user, edits.band]
-            usual = _ratio(total, per)[edits.user, -1]
-            others = _ratio(means[:, self._amount[a]], self._counted(means, a))[edits.user, -1]
-            out[:, a] = np.where(fewer, here, np.where(per[edits.user, -1] > 0, usual, others))
-        bought = edits.channel == PURCHASE
-        out[:, :2] *= bought[:, None]
-        out[:, 2] *= np.isin(edits.channel, _DWELLERS)
+    def _each(self, amounts: Amounts, edits: Edits) -> F64:
+        """(c, 4) what one event of each edit comes to."""
+        fewer = amounts.fewer[edits.user, :, edits.band]
+        out = np.where(edits.events[:, None] < 0, fewer, amounts.more[edits.user])
+        out[:, :2] *= (edits.channel == PURCHASE)[:, None]
+        out[:, 2] *= _DWELLS[edits.channel]
         return out
-
-    def _counted(self, rows: F32 | F64, amount: int) -> F64:
-        if amount < 2:
-            return rows[:, self.count[PURCHASE]].astype(np.float64)
-        if amount == 2:
-            return rows[:, self.count[_DWELLERS]].sum(axis=1).astype(np.float64)
-        return rows[:, self.all].astype(np.float64)
 
 
 def _bands(nested: F64) -> F64:
     """(..., h) of what each horizon holds: what it holds beyond the horizon before."""
-    return np.diff(nested, axis=-1, prepend=0.0)
+    bands = nested.copy()
+    bands[..., 1:] -= nested[..., :-1]
+    return bands
 
 
 def _ratio(total: F64, count: F64) -> F64:

@@ -27,7 +27,7 @@ from typing import Protocol
 import numpy as np
 import xxhash
 
-from .behaviour import Behaviour, Edits, stacked
+from .behaviour import Amounts, Behaviour, Edits
 from .catalog import Catalog
 from .config import Features
 from .earlier import Scales
@@ -104,8 +104,9 @@ class Counterfactuals:
         rows, first = moves.row[asked], moves.centre_before[asked] < 0
         means = catalog.scaled.known()
         pull = means[goal] - means[moves.centre_after[asked]]  # (n, d)
+        raw, usual = scored.raw[rows], catalog.raw.known()[goal]
         search = _Search(
-            self._behaviour, scored.raw[rows], catalog.raw.known()[goal], goal.astype(np.int32), first,
+            self._behaviour, raw, usual, self._behaviour.amounts(raw, usual), goal.astype(np.int32), first,
             moves.slot[asked], _labels(catalog, goal), membership, features, publisher, segmenter, now_ms,
         )  # fmt: skip
         found = search.run(pull) if len(asked) else {}
@@ -119,6 +120,7 @@ class _Search:
     behaviour: Behaviour
     raw: F32  # (n, d)
     means: F64  # (n, d) of the segment each should have been in, unscaled
+    amounts: Amounts
     goal: I32  # (n,) its centre
     first: Bool  # (n,)
     slots: I32  # (n,)
@@ -132,17 +134,10 @@ class _Search:
     def run(self, pull: F64) -> dict[int, Counterfactual]:
         columns = zip(self._tastes(), self._promising(pull), strict=True)
         channel, band, sign, room = (np.concatenate(pair, axis=1) for pair in columns)  # (n, 2 + TRIED) each
-        users, tried = np.nonzero(room > 0)
         found: dict[int, Counterfactual] = {}
-        singles = [(users, [tried])]
-        self._try(found, singles, channel, band, sign, room)
-        left = np.setdiff1d(np.arange(len(self.raw)), list(found))
-        pairs = [
-            (both, [np.full(len(both), i), np.full(len(both), j)])
-            for i, j in combinations(range(PAIRED), 2)
-            if len(both := left[(room[left, i] > 0) & (room[left, j] > 0)])
-        ]
-        self._try(found, pairs, channel, band, sign, room)
+        for choices in (np.arange(room.shape[1])[:, None], np.array(list(combinations(range(PAIRED), 2)))):
+            left = np.array([i for i in range(len(self.raw)) if i not in found], np.int64)
+            self._try(found, left, choices, channel, band, sign, room)
         return found
 
     def _tastes(self) -> tuple[I64, I64, I64, I64]:
@@ -178,25 +173,21 @@ class _Search:
         return channel, band, np.where(fewer, -1, 1), most
 
     def _try(
-        self, found: dict[int, Counterfactual], combined: list[tuple[I64, list[I64]]], channel: I64, band: I64,
-        sign: I64, room: I64,
+        self, found: dict[int, Counterfactual], users: I64, choices: I64, channel: I64, band: I64, sign: I64, room: I64
     ) -> None:  # fmt: skip
-        """Ask all candidates at once; of those that flip, each user's with the fewest events is found."""
-        drawn: list[list[Edits]] = []
-        for users, choices in combined:
-            for level in LEVELS:
-                fits = np.all([room[users, at] >= level for at in choices], axis=0)
-                u = users[fits]
-                columns = [at[fits] for at in choices]
-                drawn.append(
-                    [Edits(u, channel[u, c], band[u, c], sign[u, c] * level, c < 2) for c in columns]
-                )
-        if not drawn:
+        """Ask all candidates at once; of those that flip, each user's with the fewest events is found.
+
+        `choices` (m, 1) or (m, 2): the columns that are tried alone, or together.
+        """
+        users, choices = np.tile(users, len(choices)), np.repeat(choices, len(users), axis=0)
+        most = room[users[:, None], choices].min(axis=1)
+        level, at = np.nonzero(most >= np.array(LEVELS)[:, None])
+        if not len(at):
             return
-        edits = [
-            stacked(column) for column in zip(*drawn, strict=True)
-        ]  # one, or the two of a pair; (c,) each
-        user = edits[0].user
+        user, events = users[at], np.array(LEVELS)[level]
+        edits = [  # one, or the two of a pair; (c,) each
+            Edits(user, channel[user, c], band[user, c], sign[user, c] * events, c < 2) for c in choices[at].T
+        ]
         flips = self._flips(user, self._rows(edits))
         size = np.sum([np.abs(edit.events) for edit in edits], axis=0)
         for c in np.lexsort((np.arange(len(user)), size, user)).tolist():
@@ -209,7 +200,7 @@ class _Search:
         rows: F32 | None = None
         weight = np.zeros(len(edits[0].user), np.float32)
         for edit in edits:
-            rows = self.behaviour.edited(self.raw, self.means, edit, rows)
+            rows = self.behaviour.edited(self.raw, self.amounts, edit, rows)
             weight += np.where(edit.tasteful, TYPE_WEIGHTS[edit.channel] * edit.events, 0).astype(np.float32)
         assert rows is not None
         user = edits[0].user
@@ -242,7 +233,7 @@ class _Search:
 
 def _labels(catalog: Catalog, centres: I64) -> list[str]:
     """(n,) what these segments take to most; "" where nothing stands out."""
-    tastes = {centre: catalog.labels.tastes(centre, 1) for centre in np.unique(centres).tolist()}
+    tastes = {centre: catalog.labels.tastes(centre, 1) for centre in set(centres.tolist())}
     return [tastes[centre][0].label if tastes[centre] else "" for centre in centres.tolist()]
 
 

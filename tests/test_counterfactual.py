@@ -65,7 +65,7 @@ def test_an_edited_row_is_the_row_of_the_edited_events(done, data):
     rest.remove((kind, age_s))
     _, wanted = row_of([touch("login", 0), *(touch(*one) for one in rest)])
     one = Edits(*(np.array([v]) for v in (0, CHANNELS.index(kind), band, -1, False)))
-    got = edited.edited(raw, raw.astype(np.float64), one)
+    got = edited.edited(raw, edited.amounts(raw, raw.astype(np.float64)), one)
     same = [
         j
         for j, name in enumerate(features.names)
@@ -82,7 +82,7 @@ def test_more_events_are_in_every_horizon_that_reaches_so_far(done, kind, band, 
     features, raw = row_of([touch(*one) for one in done])
     edited = Behaviour(config(), features.names)
     one = Edits(*(np.array([v]) for v in (0, CHANNELS.index(kind), band, n, False)))
-    got = edited.edited(raw, raw.astype(np.float64), one)
+    got = edited.edited(raw, edited.amounts(raw, raw.astype(np.float64)), one)
     grown = (got - raw)[0]
     for g in range(3):
         wanted = n if g >= band else 0
