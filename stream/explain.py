@@ -58,14 +58,15 @@ def explain(catalog: Catalog, raw: F32, x: F32, before: I32, after: I32) -> Expl
     plain = np.concatenate([catalog.raw.known(), catalog.raw.population_mean[None, :]])
     values = (
         np.take_along_axis(raw, column, axis=1).astype(np.float64),
-        np.take_along_axis(plain[after], column, axis=1),
-        np.take_along_axis(plain[before], column, axis=1),
+        plain[after[:, None], column],
+        plain[before[:, None], column],
         catalog.raw.population_mean[column],
     )
     if catalog.interest.any():
         shown = top == catalog.quantities.index(INTEREST)
         at = catalog.interest
-        _project(values, shown, x[:, at], means[before][:, at], means[after][:, at], population[at][None, :])
+        own = means[:, at]  # (k+1, w)
+        _project(values, shown, x[:, at], own[before], own[after], population[at][None, :])
     return Explained(top, column, *values, contribution=share)
 
 
