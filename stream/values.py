@@ -66,12 +66,11 @@ class Told:
 
 def causes(moves: Moves, events: Events, slots: I32) -> tuple[I64, I64]:
     """Input row and time of the last event of each moved user (n,); -1 and 0 for the silent ones."""
-    users, from_end = np.unique(slots[::-1], return_index=True)  # first from the end is the last
-    if not len(users):
+    if not len(slots):
         return np.full(len(moves), -1, np.int64), np.zeros(len(moves), np.int64)
-    at = np.minimum(np.searchsorted(users, moves.slot), len(users) - 1)
-    event = len(slots) - 1 - from_end[at]
-    here = users[at] == moves.slot
+    order = np.sort(slots.astype(np.int64) << 32 | np.arange(len(slots)))  # by user, then as they came
+    last = order[np.searchsorted(order, (moves.slot.astype(np.int64) + 1) << 32) - 1]
+    event, here = last & 0xFFFF_FFFF, last >> 32 == moves.slot
     return np.where(here, events.row[event], -1), np.where(here, events.time_ms[event], 0)
 
 

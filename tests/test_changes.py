@@ -16,6 +16,7 @@ from shoal.stream.config import Membership as Config
 from shoal.stream.events import CATALOG, CHANGES, LINEAGE, MEMBERS, REJECTED, Reason, Records, Reject, Step
 from shoal.stream.explain import explain as explain_rows
 from shoal.stream.explain import rounded
+from shoal.stream.membership import Moves
 from shoal.stream.values import rfc3339, user_key, user_name
 
 CENTRES = [[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]]
@@ -157,6 +158,18 @@ def test_a_change_points_at_the_users_last_event_and_passes_its_trace_on():
         is None
     )
     assert header(by_key[b"user-2"], "traceparent") is None
+
+
+@given(st.lists(st.integers(0, 5), max_size=12), st.lists(st.integers(0, 7), unique=True, max_size=8))
+def test_the_cause_is_the_users_last_event_of_the_step(owners, moved):
+    """An oracle: look through the events from the end; nobody else's event, and none for the silent."""
+    told = events([f"u{slot}" for slot in owners], times=[1000 + i for i in range(len(owners))])
+    none = np.zeros(len(moved), np.int64)
+    moves = Moves.to_nowhere(np.array(moved, np.int32), none, none.astype(np.int32), none, none)
+    row, time_ms = values.causes(moves, told, np.array(owners, np.int32))
+    last = {slot: i for i, slot in enumerate(owners)}
+    assert row.tolist() == [int(told.row[last[slot]]) if slot in last else -1 for slot in moved]
+    assert time_ms.tolist() == [1000 + last[slot] if slot in last else 0 for slot in moved]
 
 
 def test_a_farewell_is_a_change_and_a_tombstone():
