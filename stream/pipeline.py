@@ -251,7 +251,7 @@ class Pipeline:
         t = scored.touched
         if not t or not self.control.learning:
             return None
-        self.segmenter.learn(scored.z[:t])
+        self.segmenter.learn(scored.z[:t], len(self.users))
         self.past.learned(t, self.clock.now_ms, len(self.users))
         self.past.see(self.segmenter, self.publisher.version)
         self.features.learn(scored.raw[:t])

@@ -105,7 +105,7 @@ class Intervention:
     out_of: int
     reason: str  # one of the segmenter's own closed set, with underscores: a label
     gain: float  # what it was expected to save, as a share of the inertia; 0..1
-    rows: int = 0  # how many of the newest rows showed that it was due; 0: unknown
+    rows: int = 0  # how many of the newest learned rows showed that it was due; 0: unknown
     overlap: tuple[Share, ...] = ()  # where its people are (merge, death) or came from (split, birth)
     people: int = 0  # how many were asked
     in_place: bool = (
@@ -124,7 +124,11 @@ class Intervention:
 
 
 class Segmenter(Protocol):
-    """Embeddings -> centres. `score` reads, `learn` moves, `tend` intervenes; nobody else touches the centres."""
+    """Embeddings -> centres. `score` reads, `learn` moves, `tend` intervenes; nobody else touches the centres.
+
+    `people` says how many there are whose rows are learned, one in turn after the other: when the centres are
+    rearranged, they are told. 0: every row is of another one, and nobody is told.
+    """
 
     k: int  # slots
     centres: F64  # (k, d)
@@ -135,7 +139,7 @@ class Segmenter(Protocol):
 
     def seed(self, z: F32) -> None: ...  # (n, d): k-means++ from a buffer, n >= 1
     def score(self, z: F32) -> tuple[I32, F64]: ...  # (n, d) -> nearest (n,), squared distances (n, k)
-    def learn(self, z: F32) -> I32: ...  # (n, d) -> label each row had just before it moved its centre
+    def learn(self, z: F32, people: int = 0) -> I32: ...  # (n, d) -> label each had before it moved a centre
     def tend(self) -> tuple[Intervention, ...]: ...  # after `learn`: what is due, in the order it was done
     def carry(self, centres: F64) -> None: ...  # replace the centres (publication); slots keep their meaning
     def permute(

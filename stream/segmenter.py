@@ -68,7 +68,7 @@ class KMeans:
         """
         return score_rows(self.centres, _rows(z, self.d), self.p)
 
-    def learn(self, z: F32) -> I32:
+    def learn(self, z: F32, people: int = 0) -> I32:
         """Move the winner of each row, in order; the winners (n,), -1 for rows that are not finite."""
         winners, skipped = learn_rows(self.centres, _rows(z, self.d), self.step, self.p)
         self.skipped += skipped

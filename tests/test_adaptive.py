@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from shoal.stream import config
 from shoal.stream.clustering.adaptive import AdaptiveKMeans
-from shoal.stream.clustering.attention import Attention
+from shoal.stream.clustering.attention import SCOPE_MIN, Attention
 from shoal.stream.clustering.decision import _gain, _stands_out, _View
 from shoal.stream.clustering.interventions import Proposal, is_sure, savings
 from shoal.stream.clustering.river_backend import river_model
-from shoal.stream.clustering.sample import STEP_ROWS_MAX, RecentRows, Sample, sample_rows
+from shoal.stream.clustering.sample import STEP_ROWS_MAX, TURNS, RecentRows, Sample, sample_rows
 from shoal.stream.packing import pack, unpack
 from shoal.stream.segmenter import make_segmenter
 
@@ -32,12 +32,12 @@ def rows_of(seed, n, places, tail=False, weights=None):
     return places[rng.choice(len(places), n, p=weights)] + noise
 
 
-def fed(segmenter, rows, step=128):
+def fed(segmenter, rows, step=128, people=0):
     """Everything that was done while the rows were learned, `step` of them at a time."""
     done = []
     for at in range(0, len(rows), step):
         done += segmenter.tend()
-        segmenter.learn(rows[at : at + step])
+        segmenter.learn(rows[at : at + step], people)
     return done
 
 
@@ -212,20 +212,21 @@ def test_a_group_that_comes_is_split_off_and_one_that_goes_is_merged():
 # --- state -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("people", [0, 3000])
 @pytest.mark.parametrize("fewest", [None, 2])
-def test_restore_continues_as_if_nothing_had_happened(fewest):
+def test_restore_continues_as_if_nothing_had_happened(fewest, people):
     """In the middle of an alarm, through the bytes of a snapshot: the same interventions, the same fingerprint."""
     places, others = homes(11, 6, 3.0), homes(12, 6, 3.0)
     first = made(rows_of(1, 1000, places), 6, fewest)
-    fed(first, np.concatenate([rows_of(2, 3000, places), rows_of(3, 300, others)]))
+    fed(first, np.concatenate([rows_of(2, 3000, places), rows_of(3, 300, others)]), people=people)
     state = unpack(b"".join(pack(first.snapshot())))
     second = AdaptiveKMeans(6, D, 1, fewest)
     second.restore(state)
     assert second.fingerprint() == first.fingerprint()
     rest = rows_of(4, 3000, others)
-    done = fed(first, rest)
+    done = fed(first, rest, people=people)
     assert done
-    assert fed(second, rest) == done
+    assert fed(second, rest, people=people) == done
     assert second.fingerprint() == first.fingerprint()
     assert pack(second.snapshot())[0] == pack(first.snapshot())[0]
     assert b"".join(pack(second.snapshot())) == b"".join(pack(first.snapshot()))
@@ -311,6 +312,38 @@ def test_of_a_long_step_rows_from_all_of_it_are_taken():
     assert (taken[0] != taken[1]).mean() > 0.9
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 1000), st.lists(st.integers(1, 300), min_size=1, max_size=40))
+def test_the_sample_reaches_back_over_so_many_rows_of_everybody_however_steps_are_cut(people, sizes):
+    """Never less, once it is full; and nothing is left out while it holds that many anyway."""
+    rows_max = 512
+    recent, learned = RecentRows(rows_max, 1), 0
+    for size in sizes:
+        taken = recent.add(sample_of(learned, size), people=people)
+        assert len(set(taken.tolist())) == len(taken)
+        learned += size
+    reach = max(TURNS * people, rows_max)
+    assert recent.learned == learned
+    assert recent.seen == learned * rows_max // reach
+    full = len(recent) == rows_max
+    assert recent.span(rows_max) >= (reach - max(sizes) if full else 0)
+    assert recent.span(rows_max) <= min(learned, reach + max(sizes) + reach // rows_max)
+    assert [recent.learned - recent.span(i) for i in range(len(recent), 0, -1)] == recent.newest(
+        rows_max
+    ).rows[:, 0].tolist()
+
+
+def test_a_snapshot_from_before_rows_were_counted_is_read():
+    """Nearly all were taken then: the newest reach back over as many as they are."""
+    recent = RecentRows(16, 1)
+    recent.add(sample_of(0, 16))
+    recent.add(sample_of(16, 7))
+    state = {name: value for name, value in recent.snapshot().items() if not name.startswith("learned")}
+    again = RecentRows(16, 1)
+    again.restore(state)
+    assert [again.span(m) for m in range(17)] == [recent.span(m) for m in range(17)] == list(range(17))
+
+
 def test_a_change_is_looked_at_soon_and_only_with_rows_from_after_it():
     """Calm: four looks a sample, the last at all of it. Alarmed: at the new part, again and again."""
     rows_max = sample_rows(4)
@@ -363,6 +396,31 @@ def test_groups_that_take_turns_keep_their_centres(seed):
 
     ours = made(hours(0, 4), 6)
     assert len(fed(ours, hours(4, 40), 256)) <= 3
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_hours_longer_than_the_sample_rearrange_nothing_where_many_people_take_turns(seed):
+    """Rows of as many people as come in two hours. If each row were of another one, every hour would be a new world."""
+    places = homes(seed, 8, 3.0)
+    day, night = places[:6], places[4:]
+    hours = [rows_of(seed + i, 5000, night if i % 2 else day) for i in range(24)]
+    start = np.concatenate([hour[:600] for hour in hours[:4]])
+    ours, hasty = made(start, 6), made(start, 6)
+    assert len(fed(ours, np.concatenate(hours), 256, people=10_000)) <= 4
+    assert len(fed(hasty, np.concatenate(hours), 256)) > 24
+
+
+def test_one_group_of_many_people_that_ends_is_noticed_before_everybody_had_a_turn():
+    """An alarm is as quick as its rows come; the swap says over how many learned rows it looked back."""
+    people, places = 8000, homes(7, 8, 3.0)
+    ours = made(rows_of(7, 2048, places), 8)
+    assert fed(ours, rows_of(8, 4 * people, places), 256, people) == []
+    places[3] = homes(9, 1, 3.0)
+    done = fed(ours, rows_of(9, people, places), 256, people)
+    assert [i.kind for i in done] == ["swap"]
+    assert serves(ours, places)
+    thinned = TURNS * people / sample_rows(8)
+    assert SCOPE_MIN * thinned <= done[0].rows + 256 <= people
 
 
 def test_what_stands_out_depends_on_how_much_is_known():

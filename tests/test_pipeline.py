@@ -30,11 +30,18 @@ class Driver:
     def __init__(self, config: Config) -> None:
         self.pipeline: Pipeline = build_pipeline(config)
         self.outputs: list[Output] = []
-        self.rows: list[Any] = []  # what each call of Segmenter.learn was given
+        self.rows: list[Any] = []  # what each call of Segmenter.learn was given ...
+        self.people: list[int] = []  # ... and of how many people
         self._at = 0
         self._ids = 0
         learn = self.pipeline.segmenter.learn
-        self.pipeline.segmenter.learn = lambda z: self.rows.append(z.copy()) or learn(z)  # type: ignore
+
+        def remembered(z: Any, people: int = 0) -> Any:
+            self.rows.append(z.copy())
+            self.people.append(people)
+            return learn(z, people)
+
+        self.pipeline.segmenter.learn = remembered  # type: ignore
 
     def step(self, *values: bytes, keys: Sequence[bytes | None] = (), as_of_ms: int = T0_MS) -> Output:
         n, start = len(values), self._at
@@ -85,6 +92,13 @@ def test_each_touched_user_is_scored_and_learned_once_however_many_events_it_sen
     driver = warm()
     driver.step(*(driver.event(f"u{i:03d}", "click") for i in users))
     assert len(driver.rows[-1]) == len(set(users))
+
+
+def test_the_segmenter_is_told_how_many_people_there_are():
+    """All that are known, not those of the step: they are told when it rearranges its centres."""
+    driver = warm(users=60)
+    driver.step(driver.event("u000"), driver.event("somebody-new"))
+    assert driver.people[-1] == 61
 
 
 def test_a_bot_with_most_of_the_traffic_moves_centres_no_more_than_anybody_else():

@@ -3,7 +3,8 @@
     learn   c_w += h_w (x - c_w), row after row (`steps.py`). A River object whose `halflife` is set, before each
             row, to the step used follows it bit for bit.
     tend    looks at the newest rows now and then (`attention.py`, `sample.py`) and does what is due
-            (`decision.py`): a swap, or with a number of centres between bounds a merge or a split.
+            (`decision.py`): a swap, or with a number of centres between bounds a merge or a split. Whoever is at
+            a centre that is given up is told, so the more people there are, the more rows it takes.
 
 Always true: centres are finite, unused ones too (they keep their last place, and never win); between two calls
 of `tend`, `seed` or `carry` nothing but River's rule moves a centre; there is no randomness after `seed`; and
@@ -24,7 +25,7 @@ from .attention import Attention
 from .decision import Change, next_change
 from .interventions import Proposal, far
 from .river_rule import checked_centres, score_rows
-from .sample import RecentRows, Sample, sample_rows
+from .sample import STEP_ROWS_MAX, RecentRows, Sample, sample_rows
 from .seeding import kmeans_plus_plus
 from .steps import STEP_MAX, STEP_MIN, follow
 
@@ -37,7 +38,7 @@ _BLOCK = 2048  # rows measured at a time: their distances to all centres are hel
 class AdaptiveKMeans:
     """Between `fewest` and k centres (the same: always k) in d dimensions.
 
-    Memory: two (k, d) arrays, and 8 d + 24 bytes for each row of the sample (`sample_rows(k)` of them).
+    Memory: two (k, d) arrays, and 8 d + 32 bytes for each row of the sample (`sample_rows(k)` of them).
     """
 
     def __init__(self, k: int, d: int, seed: int, fewest: int | None = None) -> None:
@@ -100,11 +101,14 @@ class AdaptiveKMeans:
         distances[:, slots] = own
         return slots[nearest].astype(np.int32), distances
 
-    def learn(self, z: F32) -> I32:
-        """Move the winner of each row, in order; the winners (n,), -1 for rows that are not finite."""
-        return self.learn_with_steps(z)[0]
+    def learn(self, z: F32, people: int = 0) -> I32:
+        """Move the winner of each row, in order; the winners (n,), -1 for rows that are not finite.
 
-    def learn_with_steps(self, z: F32) -> tuple[I32, F64]:
+        `people`: how many there are whose rows these are, in turn; 0: each row is of another one.
+        """
+        return self.learn_with_steps(z, people)[0]
+
+    def learn_with_steps(self, z: F32, people: int = 0) -> tuple[I32, F64]:
         """The same, and the step that each row was learned with (n,): River's `halflife`; 0 where it was not."""
         rows = self._rows(z)
         slots = np.flatnonzero(self.used)
@@ -114,7 +118,7 @@ class AdaptiveKMeans:
         names = np.append(slots, -1).astype(np.int32)  # so that -1 stays -1
         winner, second = names[learned.winner], names[learned.second]
         self.skipped += int((winner < 0).sum())
-        self._take(Sample(rows, winner, second, learned.near, learned.next))
+        self._take(Sample(rows, winner, second, learned.near, learned.next), people=people)
         return winner, learned.step
 
     def tend(self) -> tuple[Intervention, ...]:
@@ -208,15 +212,12 @@ class AdaptiveKMeans:
         self.version += 1
         if change.centre >= 0:
             self._bequeath(change.centre, change.into, sample)
+        rows = self._recent.span(len(sample))
         if (proposal := change.proposal) is None:
-            return Intervention(
-                "merge", change.centre, change.into, -1, change.reason, change.gain, len(sample)
-            )
+            return Intervention("merge", change.centre, change.into, -1, change.reason, change.gain, rows)
         slot = change.centre if change.centre >= 0 else int(np.argmin(self.used))
         self._place(slot, proposal)
-        return Intervention(
-            change.kind, slot, change.into, proposal.out_of, change.reason, change.gain, len(sample)
-        )
+        return Intervention(change.kind, slot, change.into, proposal.out_of, change.reason, change.gain, rows)
 
     def _bequeath(self, centre: int, into: int, sample: Sample) -> None:
         """Give up `centre`: its heir moves to the mean of the rows it has and those it gets."""
@@ -240,9 +241,10 @@ class AdaptiveKMeans:
 
     # --- the sample --------------------------------------------------------------------------------------
 
-    def _take(self, sample: Sample, *most: int) -> None:
-        taken = self._recent.add(sample, *most)
+    def _take(self, sample: Sample, most: int = STEP_ROWS_MAX, people: int = 0) -> None:
+        taken = self._recent.add(sample, most, people)
         h = xxhash.xxh3_128(self._digest)
+        h.update(self._recent.learned.to_bytes(8, "big"))
         h.update(np.ascontiguousarray(sample.rows[taken]).data)
         self._digest = h.digest()
 

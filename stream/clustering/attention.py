@@ -1,6 +1,7 @@
 """When the newest rows are looked at for interventions, and how many of them count.
 
-    calm      a quarter of the sample, whenever there is as much of it that is new; all of it, when all is new
+    calm      a quarter of the sample, whenever there is as much of it that is new; all of it, when all is new.
+              A quarter is a turn of everybody at least, however many they are (`sample.py`)
     alarmed   when the newest rows lie farther from their centres than those before them, by `ALARM` deviations:
               whatever the newest 1, 2, 4 ... portions are. Then only rows since that change count (the older
               ones would speak for centres that nobody needs any more), and they are looked at again whenever

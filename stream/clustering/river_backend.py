@@ -59,7 +59,7 @@ class RiverSegmenter:
             nearest[i] = self.model.predict_one(dict(enumerate(row))) if _finite(row) else 0
         return nearest, distances
 
-    def learn(self, z: F32) -> I32:
+    def learn(self, z: F32, people: int = 0) -> I32:
         """Each row, in order, through River's `learn_predict_one`; -1 for rows that are not finite."""
         winners = np.full(len(z), -1, np.int32)
         for i, row in enumerate(z.astype(np.float64).tolist()):
