@@ -26,7 +26,6 @@ from .attribution import KINDS, Attribution, Verdict
 from .catalog import Catalog, Profile
 from .churn import Churn, Turnover
 from .clock import Clock
-from .control.receipts import Erased, erased_values
 from .counterfactual import Counterfactuals, Rows
 from .digest import Chain
 from .events import (
@@ -58,7 +57,7 @@ from .privacy.published import fact as published_fact
 from .privacy.published import nameless, profiles
 from .segment_values import UNTOLD, lineage_value, noisy_value, profile_value
 from .users import Users
-from .values import Otherwise, Told, Value, causes, change_values, member_value, rfc3339, user_key
+from .values import NULL, Otherwise, Told, Value, causes, change_texts, rfc3339, user_key
 
 Headers = tuple[tuple[str, bytes], ...]
 REJECT_BYTES_MAX = 3 << 20
@@ -305,16 +304,16 @@ class Narrator:
         """Each change, and behind it the membership that follows from it."""
         p, records = self._pipeline, self._current.records
         changed, member = self._headers("change"), self._headers("member", "/members")
+        keys = [user_key(name) for name in told.names]
         stages = p.lifecycle.of(told.moves.slot, p.users, p.clock.now_ms)
-        values = change_values(told, records, p.catalog, stages, p.clock.now_ms)
-        if isinstance(told, Erased):
-            values = erased_values(told, values)
-        for change, row in zip(values, told.cause.tolist(), strict=True):
-            key = change["user"]["key"].encode()
-            ce_id = ("ce_id", b"%b:%d" % (key, change["position"]["sequence"]))
+        texts = change_texts(told, keys, records, p.catalog, stages, p.clock.now_ms)
+        columns = zip(keys, told.moves.sequence.tolist(), told.cause.tolist(), texts, strict=True)
+        for user, sequence, row, (change, membership) in columns:
+            key = user.encode()
+            ce_id = ("ce_id", b"%b:%d" % (key, sequence))
             passed = _traceparent(records.traceparents.get(row))
-            yield OutRecord(CHANGES, key, orjson.dumps(change), (ce_id, *changed, *passed))
-            value = None if change["to"] is None else orjson.dumps(member_value(change))
+            yield OutRecord(CHANGES, key, change.encode(), (ce_id, *changed, *passed))
+            value = None if membership == NULL else membership.encode()
             yield OutRecord(MEMBERS, key, value, (ce_id, *member, *passed))
 
     def _reject_records(self) -> Iterator[OutRecord]:

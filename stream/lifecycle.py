@@ -26,9 +26,11 @@ Always true: the bounds between tiers, and the shares per segment, are those of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import product
 
 import numpy as np
+import orjson
 
 from .compiling import kernel
 from .config import Membership as Config
@@ -39,6 +41,12 @@ from .users import Users
 STAGES = ("new", "active", "at_risk", "silent")
 TIERS = ("low", "mid", "high")
 MEASURES = ("recency", "frequency", "monetary")
+_SHAPE = (len(STAGES), *[len(TIERS)] * len(MEASURES))
+_TEXTS = [  # in the order of that shape
+    orjson.dumps({"stage": stage, **dict(zip(MEASURES, tiers, strict=True))}).decode()
+    for stage in STAGES
+    for tiers in product(TIERS, repeat=len(MEASURES))
+]
 CENSUS_MAX = 1 << 18
 """Users a census looks at, at most: beyond, every second, third ... slot. Shares are estimates then."""
 
@@ -72,13 +80,10 @@ class Lifecycle:
             if column >= 0:
                 bins[scored.slots] = _bin(scored.raw[:, column])
 
-    def of(self, slots: I32, users: Users, now_ms: int) -> Iterator[dict[str, str]]:
-        """Stage and tiers of these users (n,) now, each built when it is asked for."""
-        stages = self._stages(slots, users, now_ms).tolist()
-        tiers = self._tiers(slots, users, now_ms).T.tolist()
-        for stage, own in zip(stages, tiers, strict=True):
-            named = {measure: TIERS[tier] for measure, tier in zip(MEASURES, own, strict=True)}
-            yield {"stage": STAGES[stage], **named}
+    def of(self, slots: I32, users: Users, now_ms: int) -> list[str]:
+        """Stage and tiers of these users (n,) now, as JSON."""
+        stages, tiers = self._stages(slots, users, now_ms), self._tiers(slots, users, now_ms)
+        return [_TEXTS[i] for i in np.ravel_multi_index((stages, *tiers), _SHAPE).tolist()]
 
     def census(self, users: Users, centre_by_slot: I32, now_ms: int) -> None:
         """Look at everybody in a segment: where tiers begin, and how each segment's members are spread."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import orjson
 
 from ..membership import Moves
 from ..values import Told, Value
@@ -22,6 +23,12 @@ class Erased(Told):
 
     receipts: Sequence[Value] = ()  # (n,)
 
+    def transitions(self) -> list[str]:
+        return [ERASED] * len(self.moves)
+
+    def more(self) -> list[str]:
+        return [f',"receipt":{orjson.dumps(proof).decode()}' for proof in self.receipts]
+
 
 def receipt(
     command_ids: Sequence[str], held: bool, erased: Sequence[str], residual: dict[str, Any] | None
@@ -34,12 +41,6 @@ def receipt(
         "residual": residual,
         "elsewhere": list(ELSEWHERE),
     }
-
-
-def erased_values(told: Erased, values: Iterable[Value]) -> Iterator[Value]:
-    """What `change_values` made of them, with the transition that is meant and the receipts."""
-    for value, proof in zip(values, told.receipts, strict=True):
-        yield {**value, "transition": ERASED, "confidence": None, "lifecycle": None, "receipt": proof}
 
 
 def nowhere(step_number: int) -> Moves:
