@@ -41,5 +41,9 @@ def compile_kernels(config: Config) -> None:
 
 
 if __name__ == "__main__":
+    from .kafka import batches, columns
+
     one_thread()
     compile_kernels(Config())
+    columns.agrees()
+    batches.agrees()
