@@ -28,7 +28,7 @@ run: setup ## the main job on simulated events, no broker: under a minute
 
 test: setup ## all tests, a real Kafka and a real Prometheus included
 	sh tests/parts.sh
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadscope
 
 chaos: setup ## three engines on a real broker, 200 faults and an audit; SEED=n FAULTS=n CLIENT=confluent
 	PYTHONPATH=tests $(BIN)/python -m chaos --faults $(or $(FAULTS),200) $(if $(SEED),--seed $(SEED)) \

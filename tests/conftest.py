@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from broker import Broker, Unavailable, obtain
@@ -22,18 +24,33 @@ def missing(part: str, how: str) -> None:
     pytest.skip(message)
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: Any, log: Any) -> Any:
+    """With `-n 2`: files that need a broker or a server in one process, in order, beside all that only computes."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByPart(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "real" if _is_real(file) else file
+
+    return ByPart(config, log)
+
+
+@cache
+def _is_real(file: str) -> bool:
+    text = (ROOT / file).read_text()
+    return "kafka" in file or any(f"pytest.mark.{part}" in text for part in ("kafka", "prometheus"))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two processes, each with its own kind: what waits for a broker or a server, first and in one place, beside
-    what computes."""
-    waits = [any(item.get_closest_marker(part) for part in ("kafka", "prometheus")) for item in items]
-    for item, real in zip(items, waits, strict=True):
-        if real:
-            item.add_marker(pytest.mark.xdist_group("real"))
-    order = sorted(
-        range(len(items)), key=lambda at: (not waits[at], "test_wheel" not in items[at].nodeid, at)
-    )
-    items[:] = [items[at] for at in order]
+    """The longest first: what waits for a broker, and the whole suite against the wheel."""
+
+    def turn(item: pytest.Item) -> tuple[bool, bool]:
+        file = item.nodeid.partition("::")[0]
+        return not _is_real(file), "test_wheel" not in file
+
+    items.sort(key=turn)
 
 
 @pytest.fixture(scope="session")
