@@ -216,7 +216,7 @@ class Control(Frozen, frozen=True):
 
 
 class Engine(Frozen, frozen=True):
-    step_records_max: Annotated[int, _d("records in one step at most", ge=1, le=1_000_000)] = 16_384
+    step_records_max: Annotated[int, _d("records in one step at most", ge=1, le=1_000_000)] = 8192
     step_bytes_max: Annotated[int, _d("output bytes in flight per step at most", ge=1 << 16)] = 64 << 20
     poll_timeout_s: Annotated[float, _d("longest wait for input before looking round", gt=0, le=60)] = 0.1
     state_dir: Annotated[str, _d("folder of the snapshots; empty: none are kept")] = ""

@@ -32,25 +32,20 @@ def pytest_xdist_make_scheduler(config: Any, log: Any) -> Any:
     class ByPart(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return "real" if _is_real(file) else file
+            return "real" if _is_real(config.rootpath / file) else file
 
     return ByPart(config, log)
 
 
 @cache
-def _is_real(file: str) -> bool:
-    text = (ROOT / file).read_text()
-    return "kafka" in file or any(f"pytest.mark.{part}" in text for part in ("kafka", "prometheus"))
+def _is_real(file: Path) -> bool:
+    text = file.read_text()
+    return "kafka" in file.name or any(f"pytest.mark.{part}" in text for part in ("kafka", "prometheus"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first: what waits for a broker, and the whole suite against the wheel."""
-
-    def turn(item: pytest.Item) -> tuple[bool, bool]:
-        file = item.nodeid.partition("::")[0]
-        return not _is_real(file), "test_wheel" not in file
-
-    items.sort(key=turn)
+    items.sort(key=lambda item: (not _is_real(item.path), item.path.name != "test_wheel.py"))
 
 
 @pytest.fixture(scope="session")

@@ -174,7 +174,6 @@ SMALL_SHOP = (
     "segmenter.warmup_rows=64",
     "encoder.kind=identity",
     "features.users_max=8192",
-    "engine.step_records_max=8192",
 )
 
 

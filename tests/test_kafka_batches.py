@@ -125,9 +125,7 @@ def test_a_batchs_fate_is_every_records() -> None:
 def test_a_record_that_is_too_large_is_refused() -> None:
     own = producer()
     own.config["max_request_size"] = 100_000
-    with pytest.raises(
-        MessageSizeTooLargeError, match="a record for t takes 100073 bytes, 100000 are the most"
-    ):
+    with pytest.raises(MessageSizeTooLargeError, match="a record for t is larger than 100000 bytes"):
         send_all(own, [Sending("t", b"k", b"v" * 100_000, (), 0)])
 
 
@@ -189,6 +187,6 @@ def test_a_real_broker_stores_what_was_handed_over(broker: Broker) -> None:
 
     own.begin()
     own.send(topic, b"k", b"v" * (5 << 20), (), None)
-    with pytest.raises(ClientError, match="are the most"):
+    with pytest.raises(ClientError, match="is larger than"):
         own.flush(10.0)
     own.close()

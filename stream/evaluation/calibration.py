@@ -28,7 +28,7 @@ BINS, GOAL, FEW = 15, 0.05, 5
 REPORT_SEED, DEVELOPMENT_SEED = 100, 0
 PEERS = ("score", "degree", "softmax")
 _BASE = (
-    "features.users_max=8192", "engine.step_records_max=8192", "features.keep_ms=31536000000",
+    "features.users_max=8192", "features.keep_ms=31536000000",
     "segmenter.warmup_rows=600", "encoder.warmup_steps=300", "encoder.publish_every_rows=5000",
     "membership.catalog_every_rows=50000",
 )  # fmt: skip

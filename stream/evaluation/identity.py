@@ -48,7 +48,6 @@ def config_of(case: Case) -> Config:
         f"segmenter.segments={number[0]}",
         f"segmenter.segments_min={number[1]}",
         "features.users_max=8192",
-        "engine.step_records_max=8192",
         "segmenter.warmup_rows=2048",
     ]
     return load(None, overrides, environ={})

@@ -75,7 +75,7 @@ def send_all(producer: Any, records: Sequence[Sending]) -> list[Any]:
         for batch in framed(own, producer.config["batch_size"]):
             if len(batch.data) > most_bytes:  # then it holds one record
                 raise MessageSizeTooLargeError(
-                    f"a record for {place.topic} takes {len(batch.data)} bytes, {most_bytes} are the most"
+                    f"a record for {place.topic} is larger than {most_bytes} bytes ({len(batch.data)})"
                 )
             futures.append(_hand_over(producer._accumulator, place, batch))
     producer._sender.wakeup()
