@@ -80,8 +80,8 @@ def command(
         overrides += ("kafka.create_topics=true",)
     config = configuration(config_path, overrides)
     log_to_stderr()
-    log.info("configuration:\n%s", describe(config))
     with _ending_at_once():
+        log.info("configuration:\n%s", describe(config))
         if input_path is not None and output is not None:
             serve = http or config.http != Http()
             _run_files(config, input_path, output, control, follow, fresh, serve=serve, as_json=as_json)
