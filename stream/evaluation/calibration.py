@@ -28,9 +28,8 @@ BINS, GOAL, FEW = 15, 0.05, 5
 REPORT_SEED, DEVELOPMENT_SEED = 100, 0
 PEERS = ("score", "degree", "softmax")
 _BASE = (
-    "features.users_max=8192", "features.keep_ms=31536000000",
-    "segmenter.warmup_rows=600", "encoder.warmup_steps=300", "encoder.publish_every_rows=5000",
-    "membership.catalog_every_rows=50000",
+    "features.users_max=8192", "features.keep_ms=31536000000", "segmenter.warmup_rows=600",
+    "encoder.warmup_steps=300", "encoder.publish_every_rows=5000", "membership.catalog_every_rows=50000",
 )  # fmt: skip
 
 Shape = tuple[dict[str, Any], int]  # of the simulation, and records in a step

@@ -29,6 +29,7 @@ from kafka.producer.future import FutureRecordMetadata
 from kafka.producer.producer_batch import ProducerBatch
 from kafka.record.default_records import DefaultRecordBatchBuilder
 from kafka.record.memory_records import MemoryRecordsBuilder
+from kafka.record.util import encode_varint
 from kafka.version import __version__ as library_version
 
 from ..compiling import kernel
@@ -213,13 +214,9 @@ def _rest(r: Sending) -> bytes:
 
 @lru_cache(1 << 16)
 def number(n: int) -> bytes:
-    """A number as the format has it: twice as high, seven bits to a byte, the lowest first. n >= 0."""
-    left = 2 * n
+    """A number as the format has it."""
     found = bytearray()
-    while left > 0x7F:
-        found.append(left & 0x7F | 0x80)
-        left >>= 7
-    found.append(left)
+    encode_varint(n, found.append)
     return bytes(found)
 
 
