@@ -20,17 +20,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from math import prod
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.optim.adam import adam
 
 from ..stream.events import F32, F64
 from ..stream.ports import State
 from .base import fold, leading
+from .gradient import Tensors, descent
 from .kernels import affine, bend
 
 NOISE = 0.3
@@ -106,13 +107,11 @@ class Autoencoder:
     def learn(self, x: F32) -> float:
         """One gradient step on the batch (n, d_in); the share of its rows that was lost, before the step."""
         rows = torch.from_numpy(np.ascontiguousarray(x, np.float32))
-        z, back = _forward(rows + torch.from_numpy(self._noise(x.shape)), self._tensors)
-        error = ((back - rows) ** 2).mean()
-        loss = error
-        if self.version:
-            loss = error + PULL * ((z - torch.from_numpy(_encode_batch(x, self._serving))) ** 2).mean()
-        self._descend(loss)
-        return float(error.detach()) / max(float((rows**2).mean()), 1e-12)
+        towards = torch.from_numpy(_encode_batch(x, self._serving)) if self.version else None
+        noisy = rows + torch.from_numpy(self._noise(x.shape))
+        lost = descent(rows, noisy, PULL, towards, self._tensors, self._gradients)
+        self._descend()
+        return float(lost) / max(float((rows**2).mean()), 1e-12)
 
     def _noise(self, shape: tuple[int, ...]) -> F32:
         """Uniform, from single bytes: as good as normal noise here, and drawn in a tenth of the time."""
@@ -120,14 +119,13 @@ class Autoencoder:
         noise: F32 = (drawn - np.float32(127.5)) * np.float32(NOISE / _BYTE_DEVIATION)
         return noise
 
-    def _descend(self, loss: Tensor) -> None:
+    def _descend(self) -> None:
         """One step of Adam, on all weights as one tensor: eight small ones take three times as long.
 
         As a function: the class imports torch's compiler, a second or two at every start.
         """
-        gradients = torch.autograd.grad(loss, list(self._tensors.values()))
-        gradient = torch.cat([part.reshape(-1) for part in gradients])
-        flat, first, second = (torch.from_numpy(part) for part in (self._flat, self._first, self._second))
+        arrays = (self._flat, self._gradient, self._first, self._second)
+        flat, gradient, first, second = map(torch.from_numpy, arrays)
         with torch.no_grad():
             adam(
                 [flat], [gradient], [first], [second], [], [torch.tensor(float(self._steps))], foreach=False,
@@ -157,14 +155,15 @@ class Autoencoder:
         return {name: self._weights[name].copy() for name in ENCODING}
 
     def _load(self, weights: Weights, first: F32, second: F32) -> None:
-        """Weights and Adam's moments. All weights lie in one array, `_flat`; torch's tensors are views of it."""
+        """Weights and Adam's moments. All weights lie in one array, `_flat`, all gradients in another; torch's
+        tensors are views of them."""
         self._flat = np.concatenate([w.ravel() for w in weights.values()])
         self._first, self._second = first.copy(), second.copy()
-        self._weights, start = {}, 0
-        for name, w in weights.items():
-            self._weights[name] = self._flat[start : start + w.size].reshape(w.shape)
-            start += w.size
-        self._tensors = {name: torch.from_numpy(w).requires_grad_() for name, w in self._weights.items()}
+        self._gradient = np.zeros_like(self._flat)
+        shapes = {name: w.shape for name, w in weights.items()}
+        self._weights = _views(self._flat, shapes)
+        self._tensors = _tensors(self._weights)
+        self._gradients = _tensors(_views(self._gradient, shapes))
 
     def parts(self) -> Sequence[NDArray[Any]]:
         serving = (array for group in (self._serving, self._previous or {}) for array in group.values())
@@ -196,6 +195,17 @@ def _straight(w: Weights) -> int:
     return min(d_in, hidden, w["w2"].shape[1])
 
 
+def _views(flat: F32, shapes: dict[str, tuple[int, ...]]) -> Weights:
+    """Pieces of one array, one after the other, in these shapes."""
+    ends = np.cumsum([prod(shape) for shape in shapes.values()])
+    parts = np.split(flat, ends[:-1])
+    return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
+
+def _tensors(arrays: Weights) -> Tensors:
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
 def _copy(weights: Weights) -> Weights:
     return {name: w.copy() for name, w in weights.items()}
 
@@ -216,13 +226,3 @@ def _encode(x: F32, w: Weights) -> F32:
 def _encode_batch(x: F32, w: Weights) -> F32:
     """As `_encode`, in a quarter of the time, but a row's rounding depends on the batch: for learning only."""
     return bend(x @ w["w1"] + w["b1"]) @ w["w2"] + w["b2"]
-
-
-def _forward(x: Tensor, w: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """(n, d_in) -> embedding (n, dim), and the row decoded from it (n, d_in)."""
-    z = _bend(x @ w["w1"] + w["b1"]) @ w["w2"] + w["b2"]
-    return z, _bend(z @ w["w3"] + w["b3"]) @ w["w4"] + w["b4"]
-
-
-def _bend(h: Tensor) -> Tensor:
-    return h / torch.sqrt(1 + h * h)

@@ -137,15 +137,22 @@ def add_meaning(context, touches, mean, token, weight, out):  # type: ignore[no-
 def _learn(context, touches, mean, token, owner, direction):  # type: ignore[no-untyped-def]
     d = direction.shape[1]
     for t in range(len(token)):
-        known = False
-        for j in range(d):
-            known = known or direction[owner[t], j] != 0.0
-        if not known:
+        toward = direction[owner[t]]
+        if not _any(toward):
             continue
         row = np.int64(token[t] & np.uint64(ROWS - 1))
-        touches[row] = min(touches[row] + np.float32(1.0), np.float32(MEMORY))
-        mean[d] = min(mean[d] + 1.0, _MEMORY_ALL)
+        touched = min(touches[row] + np.float32(1.0), np.float32(MEMORY))
+        all_touched = min(mean[d] + 1.0, _MEMORY_ALL)
+        touches[row], mean[d] = touched, all_touched
         for j in range(d):
-            value = direction[owner[t], j]
-            context[row, j] += (value - context[row, j]) / touches[row]
-            mean[j] += (value - mean[j]) / mean[d]
+            context[row, j] += (toward[j] - context[row, j]) / touched
+        for j in range(d):
+            mean[j] += (toward[j] - mean[j]) / all_touched
+
+
+@kernel
+def _any(values):  # type: ignore[no-untyped-def]
+    for value in values:  # noqa: SIM110  (kernels have no generators)
+        if value != 0.0:
+            return True
+    return False

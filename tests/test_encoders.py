@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from sklearn.decomposition import PCA
 
 from shoal.encoders import make_encoder
 from shoal.encoders.autoencoder import one_thread
+from shoal.encoders.gradient import descent, loss
 from shoal.encoders.kernels import affine, bend, nearest
 from shoal.encoders.linear import Linear
 from shoal.encoders.replay import MEMORY, Reservoir
@@ -169,6 +171,23 @@ def test_the_autoencoder_learns_to_give_rows_back():
     for i in range(300):
         last = encoder.learn(rows_of(i, 256))
     assert last < 0.25 < first / 3
+
+
+@pytest.mark.parametrize("pulled", [True, False])
+def test_the_gradient_is_what_torch_says_of_the_loss(pulled):
+    random = np.random.default_rng(5)
+    sizes = (7, 5, 3, 5, 7)
+    shapes = {f"w{i}": (a, b) for i, (a, b) in enumerate(pairwise(sizes), 1)}
+    shapes |= {f"b{i}": (b,) for i, b in enumerate(sizes[1:], 1)}
+    w, out = ({name: torch.zeros(shape, dtype=torch.float64) for name, shape in shapes.items()} for _ in "wo")
+    for tensor in w.values():
+        tensor.copy_(torch.from_numpy(random.normal(size=tensor.shape))).requires_grad_()
+    rows, noisy, towards = (torch.from_numpy(random.normal(size=(11, n))) for n in (7, 7, 3))
+    expected = torch.autograd.grad(loss(rows, noisy, 0.7 if pulled else 0.0, towards, w), list(w.values()))
+    lost = descent(rows, noisy, 0.7, towards if pulled else None, w, out)
+    for name, gradient in zip(w, expected, strict=True):
+        torch.testing.assert_close(out[name], gradient, rtol=1e-10, atol=1e-13)
+    torch.testing.assert_close(lost, loss(rows, noisy, 0.0, towards, w).detach(), rtol=1e-12, atol=0.0)
 
 
 def test_turning_the_embedding_leaves_what_is_decoded():
