@@ -42,8 +42,7 @@ class AtOnce:
 class Beside:
     """A thread of its own for as long as the engine lives."""
 
-    def __init__(self, name: str = "shoal-commit") -> None:
-        self._name = name
+    def __init__(self) -> None:
         self._thread: threading.Thread | None = None
         self._commit: Callable[[], None] | None = None
         self._error: BaseException | None = None
@@ -53,7 +52,7 @@ class Beside:
     def begin(self, commit: Callable[[], None]) -> None:
         assert not self._on_its_way, "one commit at a time: the one before is not finished"
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, daemon=True, name=self._name)
+            self._thread = threading.Thread(target=self._work, daemon=True, name="shoal-commit")
             self._thread.start()
         self._commit, self._on_its_way = commit, True
         self._begun.release()

@@ -39,7 +39,7 @@ from .privacy.pseudonyms import Pseudonyms
 from .quality import davies_bouldin, silhouette
 from .users import Users
 from .warmup import Warmup
-from .wire import Decoder, Decodes
+from .wire import Decoder
 
 UNTOLD_MAX = 1024
 """Users told per step, beyond those it scores anyway, that their segment was given up."""
@@ -65,7 +65,7 @@ class Pipeline:
             self.config_hash = pseudonyms.config_hash(self.config_hash)
         self.ledger = ledger(config.privacy, pseudonyms)
         self.probe = probe
-        self.decoder: Decodes = Decoder(config.input)
+        self.decoder = Decoder(config.input)
         self.clock = Clock(config.time)
         self.admission = Admission(config.features)
         self.users = Users(config.features, salt)

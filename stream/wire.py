@@ -32,7 +32,6 @@ careful one that decodes the rest, and says why not (`careful`). Only the first 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 
@@ -43,12 +42,7 @@ from .decoding.merging import merged
 from .decoding.plain import Plain
 from .events import I32, Events, Records, Reject, is_control
 
-__all__ = ["TIME_MS_MAX", "TIME_MS_MIN", "Decoder", "Decodes"]
-
-
-class Decodes(Protocol):
-    def decode(self, records: Records) -> tuple[Events, list[Reject]]:
-        """Every record of `records` but commands in exactly one of the two, both in ascending row order."""
+__all__ = ["TIME_MS_MAX", "TIME_MS_MIN", "Decoder"]
 
 
 class Decoder:
@@ -62,6 +56,7 @@ class Decoder:
         self._plain = Plain(config)
 
     def decode(self, records: Records) -> tuple[Events, list[Reject]]:
+        """Every record of `records` but commands in exactly one of the two, both in ascending row order."""
         if (commands := is_control(records.partitions)).any():
             return self._decode_rows(np.flatnonzero(~commands).astype(np.int32), records)
         events, rejects, rest = self._plain.decode(records.values)

@@ -16,7 +16,6 @@ from .engine import Engine
 from .forked import ForkedStore
 from .pipeline import Pipeline
 from .ports import ConfigError, Observer, Phase, Probe, Publisher, Segmenter, Sink, Source, Store, no_probe
-from .reading_ahead import read_ahead
 from .snapshots import DirectoryStore, NoStore
 
 if TYPE_CHECKING:
@@ -145,7 +144,6 @@ def build_engine(
 ) -> Engine:
     source, sink = ports
     pipeline = build_pipeline(config, observer.stage)
-    source = read_ahead(source, pipeline)
     store = build_store(config)
     return Engine(
         config, pipeline, source, sink, store, observer, fresh=fresh, committing=Beside(), questions=questions

@@ -1,4 +1,4 @@
-"""One contract for every source: memory, read ahead, file, Kafka by both libraries."""
+"""One contract for every source: memory, file, Kafka by both libraries."""
 
 from __future__ import annotations
 
@@ -10,13 +10,9 @@ import numpy as np
 import pytest
 from kafka_kit import CLIENTS, create_topics, kafka_config, kafka_source, send, with_client
 
-from shoal.stream.committing import Beside
-from shoal.stream.config import Input
 from shoal.stream.events import Range, Records
 from shoal.stream.ports import Source, SourceGone
-from shoal.stream.reading_ahead import ReadingAhead
 from shoal.stream.sources import FileSource, MemorySource
-from shoal.stream.wire import Decoder
 
 VALUES = [[b"a%d" % i for i in range(40)], [b"", b"\xff\xfe not text", "\N{SNOWMAN}".encode(), *[b"b"] * 22]]
 
@@ -50,10 +46,6 @@ def _memory_case(request: pytest.FixtureRequest) -> Case:
     return Case(VALUES, lambda: MemorySource(VALUES))
 
 
-def _ahead_case(request: pytest.FixtureRequest) -> Case:
-    return Case(VALUES, lambda: ReadingAhead(MemorySource(VALUES), Decoder(Input()), Beside()))
-
-
 def _file_case(request: pytest.FixtureRequest) -> Case:
     folder: Path = request.getfixturevalue("tmp_path")
     path = folder / "events.jsonl"
@@ -68,10 +60,8 @@ def _kafka_case(request: pytest.FixtureRequest) -> Case:
     return Case(VALUES, lambda: kafka_source(config))
 
 
-CASES = {"memory": _memory_case, "ahead": _ahead_case, "file": _file_case} | dict.fromkeys(
-    CLIENTS, _kafka_case
-)
-PARAMS = ["memory", "ahead", "file", *(pytest.param(name, marks=pytest.mark.kafka) for name in CLIENTS)]
+CASES = {"memory": _memory_case, "file": _file_case} | dict.fromkeys(CLIENTS, _kafka_case)
+PARAMS = ["memory", "file", *(pytest.param(name, marks=pytest.mark.kafka) for name in CLIENTS)]
 
 
 @pytest.fixture(params=PARAMS)

@@ -36,7 +36,6 @@ from ..engine import Engine  # noqa: E402
 from ..events import CHANGES, Output  # noqa: E402
 from ..kernels import MADE_UP, compile_kernels  # noqa: E402
 from ..ports import Phase, Saved, ShoalError, Sink, Source  # noqa: E402
-from ..reading_ahead import read_ahead  # noqa: E402
 from ..snapshots import NoStore  # noqa: E402
 from ..wiring import build_pipeline, file_ports, kafka_ports  # noqa: E402
 
@@ -91,9 +90,7 @@ def shoal(config: Config, ports: tuple[Source, Sink], limit: int) -> dict[str, A
     compile_kernels(config)
     times = StageTimes(limit)
     pipeline = build_pipeline(config, times.stage)
-    source, sink = ports
-    source = read_ahead(source, pipeline)
-    engine = Engine(config, pipeline, source, sink, NoStore(), times, committing=Beside())
+    engine = Engine(config, pipeline, *ports, NoStore(), times, committing=Beside())
     times.engine = engine
     engine.run()
     commits = sorted(times.commits)
