@@ -64,7 +64,9 @@ class Contexts:
         A direction of 0 says that nothing else is known about the user, and teaches nothing.
         """
         _learn(*self.table, token, owner, direction)
-        rows = np.unique(token & np.uint64(ROWS - 1)).astype(np.int64)
+        touched = np.zeros(ROWS, np.bool_)
+        touched[token & np.uint64(ROWS - 1)] = True
+        rows = np.flatnonzero(touched)
         h = xxhash.xxh3_128(self._digest)
         for part in (self.table.context[rows], self.table.touches[rows], self.table.mean):
             h.update(part.data)

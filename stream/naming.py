@@ -7,6 +7,7 @@ next trait, and by the segment id when traits run out.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 
 import numpy as np
 
@@ -99,6 +100,7 @@ def quantity(feature: str) -> str:
     return feature.rpartition("_")[0] or feature
 
 
+@cache
 def family(feature: str) -> str:
     """The PHRASES key that a feature name belongs to; its first word where there is none.
 
