@@ -5,14 +5,15 @@
 
 More events may be about what the segment in question takes to most: "1 purchase of Games more". Every candidate row
 goes through the step's own scaling, encoder, centres and policy, all candidates of all users in one call;
-one is given only if that decides otherwise, and with CLEAR to spare, since what a row cannot know (which items,
-at what time of day) would shift it a little. First single edits, LEVELS events of each type and band tried,
-then pairs of them; fewest events first.
+one is given only if that decides otherwise, and with CLEAR to spare, or CLEAR_TASTE, since what a row cannot know
+(at what time of day; which items) would shift it a little. First single edits, LEVELS events of each type and band
+tried, then pairs of them; fewest events first.
 
 Tried are two types about the taste, and the TRIED plain types and bands that pull the scaled row most along the
 line from the new segment's mean to the old one's. Cost: (2 + TRIED + pairs of PAIRED) times len(LEVELS) rows scaled,
 encoded and scored per user at most, for the `membership.counterfactuals_max` users of a step that were decided
-most narrowly; the others get none.
+most narrowly; the others get none, and none of those whose placement is provisional: with a few events any further
+one changes all shares. What is about a taste is never about goods taken: a row cannot know how many, and how dear.
 """
 
 from __future__ import annotations
@@ -36,12 +37,13 @@ from .interest import TYPE_WEIGHTS
 from .membership import Membership, Moves
 from .ports import Publisher, Segmenter
 
-_TASTEFUL = [CHANNELS.index(name) for name in ("view", "click", "play", "like", "cart_add")]
+_TASTEFUL = [CHANNELS.index(name) for name in ("view", "click", "play", "like")]
 _PLAIN = [CHANNELS.index(name) for name in ("search", "login")]
 LEVELS = (1, 2, 3)
 TRIED, PAIRED = 4, 3
-CLEAR = 0.1
-"""By so much of the distance to the next centre the wanted one must be nearer."""
+CLEAR, CLEAR_TASTE = 0.1, 0.25
+"""By so much of the distance to the next centre the wanted one must be nearer; where a taste is part of it, the
+second."""
 
 
 class Rows(Scales, Protocol):
@@ -93,7 +95,7 @@ class Counterfactuals:
         now_ms: int,
     ) -> dict[int, Counterfactual]:
         """By index of the move; read-only. Called before anything is learned."""
-        asked = np.flatnonzero(~moves.remapped())
+        asked = np.flatnonzero(~moves.remapped() & ~moves.provisional)
         asked = asked[np.argsort(moves.margin[asked], kind="stable")][: self.most]
         if self._behaviour is None or not len(asked):
             return {}
@@ -188,7 +190,8 @@ class _Search:
         edits = [  # one, or the two of a pair; (c,) each
             Edits(user, channel[user, c], band[user, c], sign[user, c] * events, c < 2) for c in choices[at].T
         ]
-        flips = self._flips(user, self._rows(edits))
+        tasteful = np.any([edit.tasteful for edit in edits], axis=0)
+        flips = self._flips(user, self._rows(edits), np.where(tasteful, CLEAR_TASTE, CLEAR))
         size = np.sum([np.abs(edit.events) for edit in edits], axis=0)
         for c in np.lexsort((np.arange(len(user)), size, user)).tolist():
             if flips[c] and int(user[c]) not in found:
@@ -211,8 +214,9 @@ class _Search:
         )
         return rows
 
-    def _flips(self, user: I64, raw: F32) -> Bool:
-        """(c,) whether these rows would have been decided the other way, by the step's own models and policy."""
+    def _flips(self, user: I64, raw: F32, clear: F64) -> Bool:
+        """(c,) whether these rows would have been decided the other way, by the step's own models and policy, and
+        with so much to spare, `clear` (c,)."""
         z = self.publisher.encode(self.features.scale(raw))
         nearest, distances = self.segmenter.score(z)
         goal = self.goal[user]
@@ -220,8 +224,8 @@ class _Search:
         own = np.sqrt(distances[there, goal])
         others = distances.copy()
         others[there, goal] = np.inf
-        placed = (nearest == goal) & (own <= (1.0 - CLEAR) * np.sqrt(others.min(axis=1)))
-        moves = self.membership.policy.would_move(distances, nearest, goal, self.segmenter.centres, CLEAR)
+        placed = (nearest == goal) & (own <= (1.0 - clear) * np.sqrt(others.min(axis=1)))
+        moves = self.membership.policy.would_move(distances, nearest, goal, self.segmenter.centres, clear)
         return np.where(self.first[user], placed, ~moves)
 
     def _edit(self, edits: Edits, i: int) -> Edit:

@@ -77,11 +77,11 @@ class Policy:
         return after
 
     def would_move(
-        self, distances: F64, nearest: I32, current: I32, centres: F64, spare: float = 0.0
+        self, distances: F64, nearest: I32, current: I32, centres: F64, spare: float | F64 = 0.0
     ) -> Bool:
         """(m,) whether a look at squared distances (m, k) to `centres` (k, e) speaks against `current`.
 
-        `spare`: or is nearer to doing so than that.
+        `spare`: or is nearer to doing so than that; of all, or (m,).
         """
         rows = np.arange(len(current))
         apart = np.square(centres[current] - centres[nearest]).sum(axis=1)
