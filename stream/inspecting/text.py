@@ -198,7 +198,7 @@ def _history(history: Sequence[Value]) -> Iterator[str]:
         if change["transition"] != "assigned":
             yield f"{'':<20} {why}{_sure(change)}"
         for words in (*_evidence(change)[:2], *_otherwise(change)):
-            yield f"{'':<20} {words}"
+            yield from _wrapped(words, indent=21)
 
 
 def _sure(change: Value) -> str:
@@ -235,5 +235,13 @@ def _as_of(found: Value) -> str:
     return f"   (as of step {as_of['step']:,}, {when(as_of['time'])})" if as_of else ""
 
 
-def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+def _wrapped(text: str, indent: int = 0) -> list[str]:
+    edge = " " * indent
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=edge,
+        subsequent_indent=edge,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
