@@ -32,10 +32,10 @@ def output_hash(records: Sequence[OutRecord]) -> str:
     """Of everything a step publishes except its manifest, in order.
 
     Column by column: what is the same in many records (topic, names of headers, headers behind the first) as one
-    text, keys, values, first headers; of each the lengths (-1: there is none), then the bytes, so that no two
-    outputs look alike.
+    text, keys, values, first headers; of each the lengths (-1: there is none), then the bytes; before all, how many
+    records there are, so that no two outputs look alike.
     """
-    h = hashlib.blake2b(digest_size=16)
+    h = hashlib.blake2b(len(records).to_bytes(8, "little"), digest_size=16)
     for column in zip(*map(_parts, records), strict=True):
         h.update(np.array([-1 if part is None else len(part) for part in column], np.int64).data)
         h.update(b"".join([part for part in column if part is not None]))
