@@ -1,7 +1,8 @@
-"""The autoencoder's loss and its gradient, written out: torch's own differentiation takes two and a half times as
+"""The gradient of the autoencoder's loss, written out: torch's own differentiation takes two and a half times as
 long on a few hundred rows, most of it in keeping account of what it will have to differentiate.
 
-`tests/test_encoders.py` holds it to what torch's autograd says of `loss`.
+The loss is the mean squared error of rows decoded from noisy ones, plus `pull` times that of their embeddings
+against `towards`. `tests/test_encoders.py` holds the gradient to torch's autograd of exactly that.
 """
 
 from __future__ import annotations
@@ -12,17 +13,11 @@ from torch import Tensor
 Tensors = dict[str, Tensor]  # w1 b1 w2 b2 encode, w3 b3 w4 b4 decode; w (i, o), b (o,)
 
 
-def loss(rows: Tensor, noisy: Tensor, pull: float, towards: Tensor, w: Tensors) -> Tensor:
-    """Mean squared error of rows (n, d_in) decoded from noisy ones, and of embeddings against `towards` (n, e)."""
-    z = _affine(_bend(_affine(noisy, w["w1"], w["b1"])), w["w2"], w["b2"])
-    back = _affine(_bend(_affine(z, w["w3"], w["b3"])), w["w4"], w["b4"])
-    return ((back - rows) ** 2).mean() + pull * ((z - towards) ** 2).mean()
-
-
 def descent(
     rows: Tensor, noisy: Tensor, pull: float, towards: Tensor | None, w: Tensors, out: Tensors
 ) -> Tensor:
-    """Write the gradient of `loss` into `out`; the mean squared error of the rows. No `towards`: no pull."""
+    """Write the gradient for rows (n, d_in), noisy ones (n, d_in) and embeddings to be near to, `towards` (n, e), into
+    `out`; the mean squared error of the rows. No `towards`: no pull."""
     with torch.inference_mode():
         first = _affine(noisy, w["w1"], w["b1"])
         first_slope = torch.rsqrt(1 + first * first)  # h / sqrt(1 + h^2) has the slope (1 + h^2)^-3/2
@@ -56,7 +51,3 @@ def _into(out: Tensors, layer: str, given: Tensor, error: Tensor, w: Tensors) ->
 
 def _affine(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     return torch.addmm(b, x, w)
-
-
-def _bend(h: Tensor) -> Tensor:
-    return h / torch.sqrt(1 + h * h)

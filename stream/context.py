@@ -140,7 +140,7 @@ def _learn(context, touches, mean, token, owner, direction):  # type: ignore[no-
     d = direction.shape[1]
     for t in range(len(token)):
         toward = direction[owner[t]]
-        if not _any(toward):
+        if not np.any(toward):
             continue
         row = np.int64(token[t] & np.uint64(ROWS - 1))
         touched = min(touches[row] + np.float32(1.0), np.float32(MEMORY))
@@ -150,11 +150,3 @@ def _learn(context, touches, mean, token, owner, direction):  # type: ignore[no-
             context[row, j] += (toward[j] - context[row, j]) / touched
         for j in range(d):
             mean[j] += (toward[j] - mean[j]) / all_touched
-
-
-@kernel
-def _any(values):  # type: ignore[no-untyped-def]
-    for value in values:  # noqa: SIM110  (kernels have no generators)
-        if value != 0.0:
-            return True
-    return False

@@ -14,7 +14,7 @@ from sklearn.decomposition import PCA
 
 from shoal.encoders import make_encoder
 from shoal.encoders.autoencoder import one_thread
-from shoal.encoders.gradient import descent, loss
+from shoal.encoders.gradient import descent
 from shoal.encoders.kernels import affine, bend, nearest
 from shoal.encoders.linear import Linear
 from shoal.encoders.replay import MEMORY, Reservoir
@@ -171,6 +171,17 @@ def test_the_autoencoder_learns_to_give_rows_back():
     for i in range(300):
         last = encoder.learn(rows_of(i, 256))
     assert last < 0.25 < first / 3
+
+
+def loss(rows, noisy, pull, towards, w):
+    """What `gradient.py` says that it differentiates."""
+
+    def bend(h):
+        return h / torch.sqrt(1 + h * h)
+
+    z = bend(noisy @ w["w1"] + w["b1"]) @ w["w2"] + w["b2"]
+    back = bend(z @ w["w3"] + w["b3"]) @ w["w4"] + w["b4"]
+    return ((back - rows) ** 2).mean() + pull * ((z - towards) ** 2).mean()
 
 
 @pytest.mark.parametrize("pulled", [True, False])
